@@ -1,0 +1,190 @@
+"""Rules on the tools a request offers."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import UNSET, Raw
+
+from proxy.errors import InvalidRequest
+from proxy.translate.chat import Chat, Draft, JsonPath, Tool
+from proxy.translate.schema import draft7
+from proxy.wire.chat import encode, split_list
+from proxy.wire.ids import nine_char_digest
+from proxy.wire.tool import canonical_name, decode_tool
+
+# In a definition, a call and a tool message alike.
+# Source: mistral_common 1.13.1, protocol/instruct/validator.py.
+_LEGAL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9_-]")
+
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+_FREE_TEXT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+
+
+def functions_to_tools(chat: Chat) -> JsonPath | None:
+    """The legacy `functions` and `function_call` become `tools` and `tool_choice`; vLLM ignores them (Q2)."""
+    functions, choice = chat.read("functions"), chat.read("function_call")
+    changed = chat.drop("functions", "function_call")
+    if isinstance(functions, list) and functions and "tools" not in chat.members:
+        tools = [{"type": "function", "function": function} for function in functions]
+        chat.members["tools"] = Raw(encode(tools))
+        chat.legacy_functions = True
+    if choice is not UNSET and choice is not None and "tool_choice" not in chat.members:
+        chat.members["tool_choice"] = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
+    return changed
+
+
+def read_tools(chat: Chat) -> JsonPath | None:
+    """
+    Take the definitions apart; those in canonical form stay JSON text. Changes nothing.
+
+    Raises:
+        InvalidRequest: `tools` is not a list of objects.
+    """
+    raw = chat.members.get("tools", UNSET)
+    if raw is UNSET or bytes(raw) == b"null":
+        return None
+    for i, item in enumerate(split_list(raw, "tools")):
+        name = canonical_name(item)
+        draft = decode_tool(item) if name is None else None
+        if name is None and not isinstance(draft, dict):
+            raise InvalidRequest("A tool must be an object.", param=f"tools[{i}]")
+        chat.tools.append(Tool(name or "", item, draft))
+    return None
+
+
+def _drafts(chat: Chat) -> Iterator[tuple[int, Tool, Draft]]:
+    """The definitions that are not canonical, with their place."""
+    for i, tool in enumerate(chat.tools):
+        if tool.draft is not None:
+            yield i, tool, tool.draft
+
+
+def flat_tool_to_nested(chat: Chat) -> JsonPath | None:
+    """A tool in the Responses API's form has name and parameters at its top; they belong in `function` (Q18)."""
+    changed: JsonPath | None = None
+    for i, tool, draft in _drafts(chat):
+        if "function" not in draft and draft.get("type") in ("function", None) and isinstance(draft.get("name"), str):
+            tool.draft = {"type": "function", "function": {k: v for k, v in draft.items() if k != "type"}}
+        elif isinstance(draft.get("function"), dict) and draft.get("type") is None:
+            draft["type"] = "function"
+        else:
+            continue
+        changed = changed or ("tools", i)
+    return changed
+
+
+def custom_tool_to_function(chat: Chat) -> JsonPath | None:
+    """A `custom` tool takes free text; here it is a function with the one argument `input` (Q18)."""
+    changed: JsonPath | None = None
+    for i, tool, draft in _drafts(chat):
+        custom = draft.get("custom") if isinstance(draft.get("custom"), dict) else draft
+        if draft.get("type") != "custom" or custom is None or not isinstance(custom.get("name"), str):
+            continue
+        description = custom.get("description")
+        function = {"name": custom["name"], "description": description or "", "parameters": _FREE_TEXT}
+        tool.draft = {"type": "function", "function": function}
+        chat.custom_tools.add(legal_name(custom["name"]))
+        changed = changed or ("tools", i)
+    return changed
+
+
+def foreign_tool_removed(chat: Chat) -> JsonPath | None:
+    """A tool that OpenAI's servers run themselves (web_search, mcp…) is left out: vLLM takes functions only (Q18)."""
+    kept = [tool for tool in chat.tools if tool.draft is None or _is_function(tool.draft)]
+    if len(kept) == len(chat.tools):
+        return None
+    changed = next(i for i, tool, draft in _drafts(chat) if not _is_function(draft))
+    chat.tools = kept
+    return ("tools", changed)
+
+
+def _is_function(draft: Draft) -> bool:
+    return draft.get("type") == "function" and isinstance(draft.get("function"), dict)
+
+
+def known_definition_keys(chat: Chat) -> JsonPath | None:
+    """A definition has name, description, parameters and strict; mistral-common up to 1.11.0 refuses others (Q19)."""
+    changed: JsonPath | None = None
+    for i, tool, draft in _drafts(chat):
+        known = {"type": "function", "function": _definition(draft["function"], i)}
+        if known != draft:
+            tool.draft = known
+            changed = changed or ("tools", i)
+    return changed
+
+
+def _definition(function: dict[str, Any], index: int) -> dict[str, Any]:
+    if not isinstance(function.get("name"), str):
+        raise InvalidRequest("A tool needs a `name` that is a string.", param=f"tools[{index}].function.name")
+    out: dict[str, Any] = {"name": function["name"]}
+    if "description" in function:
+        description = function["description"]
+        out["description"] = description if isinstance(description, str) else ""
+    parameters = function.get("parameters")
+    out["parameters"] = parameters if isinstance(parameters, dict) and parameters else _NO_PARAMETERS
+    if isinstance(function.get("strict"), bool):
+        out["strict"] = function["strict"]
+    return out
+
+
+def strict_removed(chat: Chat) -> JsonPath | None:
+    """`strict` is left out of definitions: mistral-common before 1.10 refuses it (Q19)."""
+    changed: JsonPath | None = None
+    for i, _, draft in _drafts(chat):
+        if draft["function"].pop("strict", UNSET) is not UNSET:
+            changed = changed or ("tools", i, "function", "strict")
+    return changed
+
+
+def schema_to_draft7(chat: Chat) -> JsonPath | None:
+    """Parameters follow JSON Schema draft 7, which mistral-common checks: `Invalid tool schema` (Q19)."""
+    changed: JsonPath | None = None
+    for i, _, draft in _drafts(chat):
+        cleaned = draft7(draft["function"]["parameters"])
+        if cleaned != draft["function"]["parameters"]:
+            draft["function"]["parameters"] = cleaned
+            changed = changed or ("tools", i, "function", "parameters")
+    return changed
+
+
+def legal_tool_names(chat: Chat) -> JsonPath | None:
+    """Names are 1 to 64 letters, digits, `_` or `-`, in definitions and in the history alike (Q20)."""
+    changed: JsonPath | None = None
+    for i, tool, draft in _drafts(chat):
+        original = draft["function"]["name"]
+        tool.name = draft["function"]["name"] = legal_name(original)
+        chat.tool_names[tool.name] = original
+        if tool.name != original:
+            changed = changed or ("tools", i, "function", "name")
+    for i, message in enumerate(chat.messages):
+        for k, call in enumerate(message.calls):
+            if not _LEGAL_NAME.fullmatch(call.function.name):
+                call.function.name = legal_name(call.function.name)
+                chat.touch(message)
+                changed = changed or ("messages", i, "tool_calls", k, "function", "name")
+        if isinstance(message.name, str) and not _LEGAL_NAME.fullmatch(message.name):
+            message.name = legal_name(message.name)
+            chat.touch(message)
+            changed = changed or ("messages", i, "name")
+    return changed
+
+
+def legal_name(name: str) -> str:
+    """Return `name` if it is legal, else its legal characters and a digest of the whole."""
+    if _LEGAL_NAME.fullmatch(name):
+        return name
+    return f"{_ILLEGAL_CHARACTER.sub('_', name)[:55]}_{nine_char_digest(name)[:8]}"
+
+
+def repeated_tool_removed(chat: Chat) -> JsonPath | None:
+    """Of several tools with one name the first counts (Q18)."""
+    names: dict[str, Tool] = {}
+    for tool in chat.tools:
+        names.setdefault(tool.name, tool)
+    if len(names) == len(chat.tools):
+        return None
+    changed = next(i for i, tool in enumerate(chat.tools) if names[tool.name] is not tool)
+    chat.tools = list(names.values())
+    return ("tools", changed)
