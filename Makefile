@@ -1,0 +1,124 @@
+# Needs make, git and Python 3.11 to 3.13. Everything is installed below this folder, from locks with hashes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UV_VERSION := 0.13.9
+PATHS := proxy tests benchmarks
+
+.PHONY: help run test lint types oracle vllm test-vllm lock lock-locust clean \
+	bench bench-guard bench-translate bench-locust bench-wrk
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'Variables: PYTHON=/path/to/python3 picks the interpreter, ARGS="..." is added to run and test.'
+
+run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
+	@exec $(BIN)/python -m proxy serve $(ARGS)
+
+test: $(VENV)/.dev-stamp oracle ## Run the tests, all but those that need a real vLLM
+	$(BIN)/python -m pytest -m 'not live' $(ARGS)
+
+lint: $(VENV)/.dev-stamp ## Check style and formatting
+	$(BIN)/ruff check $(PATHS)
+	$(BIN)/ruff format --check $(PATHS)
+
+types: $(VENV)/.dev-stamp ## Check types
+	$(BIN)/mypy
+
+vllm: ## Set up a real vLLM that runs without a GPU, and a scripted model (3.6 GB below the user's cache folder)
+	bash tests/live/install.sh
+
+test-vllm: $(VENV)/.dev-stamp ## Run the tests that need that vLLM; they set it up and start it
+	$(BIN)/python -m pytest -m live tests/live $(ARGS)
+
+# --- environments
+
+# The first interpreter that is in range and can make an environment (Debian's python3 cannot without python3-venv).
+CAN_RUN := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
+
+$(VENV)/bin/python:
+	@for python in $(CANDIDATES); do \
+	    if $$python -c '$(CAN_RUN)' >/dev/null 2>&1; then exec $$python -m venv $(VENV); fi; \
+	done; \
+	echo 'No Python 3.11 to 3.13 with venv among: $(CANDIDATES). Install one, or set PYTHON=/path/to/python3.' >&2; \
+	exit 1
+
+# The locks hold the build backend too: with build isolation pip would fetch it unchecked.
+$(VENV)/.run-stamp: deploy/requirements.txt pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing into $(VENV) from $<'
+	@$(PIP) --require-hashes -r $<
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev-stamp: deploy/requirements-dev.txt $(VENV)/.run-stamp
+	@echo 'Installing into $(VENV) from $<'
+	@$(PIP) --require-hashes -r $<
+	@touch $@
+
+# mistral-common, the judge of the tests in tests/oracle, in the versions that its locks name.
+ORACLES := $(patsubst deploy/requirements-oracle-%.txt,.venv-oracle-%/.stamp,$(wildcard deploy/requirements-oracle-*.txt))
+
+oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
+
+.venv-oracle-%/.stamp: deploy/requirements-oracle-%.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-oracle-$* from $<'
+	@$(BIN)/python -m venv .venv-oracle-$*
+	@.venv-oracle-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
+
+bench: $(VENV)/.run-stamp ## Measure the proxy and write benchmarks/results, in about five minutes
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-guard: $(VENV)/.run-stamp ## Measure for under a minute; fail when benchmarks/limits.json is exceeded
+	$(BIN)/python -m benchmarks.run --quick --guard $(ARGS)
+
+bench-translate: $(VENV)/.run-stamp ## Measure translation by itself, without a network
+	$(BIN)/python -m benchmarks.translate $(ARGS)
+
+LOCUST := .venv-locust/bin/locust
+USERS := 10
+RUN_TIME := 20s
+
+bench-locust: .venv-locust/.stamp $(VENV)/.run-stamp ## Soak the proxy with journeys; the upstream is VLLM_BASE or the demo
+	$(BIN)/python -m benchmarks.stand $(LOCUST) --headless --only-summary --locustfile benchmarks/locustfile.py \
+	    --host {url} --users $(USERS) --spawn-rate $(USERS) --run-time $(RUN_TIME) $(ARGS)
+
+.venv-locust/.stamp: deploy/requirements-locust.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-locust from $<'
+	@$(BIN)/python -m venv .venv-locust
+	@.venv-locust/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+bench-wrk: $(VENV)/.run-stamp ## Drive the proxy with wrk, in front of the mock; wrk has to be on the PATH
+	@command -v wrk >/dev/null || { echo 'No wrk on the PATH: install it (Debian: apt-get install wrk).' >&2; exit 1; }
+	$(BIN)/python -m benchmarks.stand --mock wrk -t1 -c32 -d5s --latency -s benchmarks/wrk_post.lua \
+	    {url}/v1/chat/completions -- benchmarks/bodies/short.json
+
+# --- locks
+
+COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -
+
+lock: .venv-lock/$(UV_VERSION) ## Write deploy/requirements*.txt anew; UPGRADE=--upgrade takes newer versions
+	printf '%s\n' hatchling editables | $(COMPILE) $(UPGRADE) -o deploy/requirements.txt
+	printf '%s\n' hatchling editables | \
+	    $(COMPILE) $(UPGRADE) --extra dev -c deploy/requirements.txt -o deploy/requirements-dev.txt
+
+lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt anew
+	@echo '# Locust for benchmarks/locustfile.py, for CPython 3.11 to 3.13. Made by: make lock-locust' > deploy/requirements-locust.txt
+	@echo locust | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-locust.txt
+
+.venv-lock/$(UV_VERSION): | $(VENV)/bin/python
+	@$(BIN)/python -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+clean: ## Remove environments, caches and builds
+	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +

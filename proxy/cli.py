@@ -1,0 +1,124 @@
+"""
+The command line: devstral-proxy [COMMAND] [FLAGS].
+
+argparse is enough here: every flag is derived from the table in config.py, so a library for declaring
+commands would have nothing left to declare.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from proxy import __version__
+from proxy.config import Config, ConfigError, add_flags, load_config, masked
+from proxy.observe.logs import check_log_file
+
+EXAMPLES = """\
+examples:
+  devstral-proxy                                      serve, with the embedded demo upstream
+  devstral-proxy --vllm-base http://127.0.0.1:8000    serve in front of vLLM
+  devstral-proxy --port 0 --option bridge=never       any free port, one option of the profile changed
+  devstral-proxy check-config --config proxy.toml     check a configuration, and start nothing
+
+Every flag has a twin in the environment, in brackets above, and a key in the file, which is the flag's name
+with underscores. A flag wins over the environment, the environment over the file."""
+
+
+class ExitCode(IntEnum):
+    """How the process ends, in the words of sysexits.h where it has one."""
+
+    CLEAN = 0
+    FAILURE = 1
+    USAGE = 2
+    UNAVAILABLE = os.EX_UNAVAILABLE
+    CONFIG = os.EX_CONFIG
+    INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code. `--help`, `--version` and usage errors leave by SystemExit."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    command, flags = _split(arguments)
+    try:
+        return COMMANDS[command](load_config(flags, os.environ, _read_file))
+    except ConfigError as exc:
+        print(f"devstral-proxy: {exc}", file=sys.stderr)
+        return ExitCode.CONFIG
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the command and its flags. Unknown flags are left for `load_config`, which names the nearest one."""
+    parser = _parser()
+    has_command = bool(arguments) and not arguments[0].startswith("-")
+    command, flags = (arguments[0], arguments[1:]) if has_command else ("serve", arguments)
+    if command not in COMMANDS:
+        parser.error(f"the command is not one of {', '.join(COMMANDS)}")
+    rest = parser.parse_known_args(flags)[1]
+    if rest and not rest[0].startswith("-"):
+        parser.error("the command comes first, and flags start with --")
+    return command, flags
+
+
+def _parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:14}{function.__doc__}" for name, function in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="devstral-proxy",
+        usage="devstral-proxy [COMMAND] [FLAGS]",
+        description=f"OpenAI-compatible agents on Mistral models behind vLLM, unmodified.\n\ncommands:\n{commands}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"devstral-proxy {__version__}")
+    add_flags(parser)
+    return parser
+
+
+def _read_file(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+# --- commands
+
+
+def _serve(config: Config) -> int:
+    """Run the proxy until SIGTERM or SIGINT; this is the default."""
+    # imported here, so that the other commands need no event loop
+    import uvloop
+
+    from proxy.edge.server import serve
+
+    return uvloop.run(serve(config))
+
+
+def _demo(config: Config) -> int:
+    """Run the proxy in front of the embedded demo upstream."""
+    return _serve(msgspec.structs.replace(config, vllm_base="", vllm_api_key=""))
+
+
+def _check_config(config: Config) -> int:
+    """Check the configuration and start nothing."""
+    check_log_file(config.log_file)
+    print("devstral-proxy: the configuration is valid", file=sys.stderr)
+    return ExitCode.CLEAN
+
+
+def _print_config(config: Config) -> int:
+    """Print the configuration in effect as JSON, secrets masked."""
+    print(json.dumps(masked(config), indent=2, ensure_ascii=False))
+    return ExitCode.CLEAN
+
+
+COMMANDS: Final[Mapping[str, Callable[[Config], int]]] = MappingProxyType(
+    {"serve": _serve, "demo": _demo, "check-config": _check_config, "print-config": _print_config}
+)

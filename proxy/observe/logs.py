@@ -1,0 +1,176 @@
+"""
+The log: one JSON object per line, to standard output or to a file.
+
+    {"level": "info", "timestamp": "2026-01-31T12:00:00.000000Z", "event": "request", ...}
+
+A line is a constant event name and fields. Three things never reach it: the upstream's key, the local
+variables of a traceback, and the text of an exception that may quote what a client or a model wrote.
+"""
+
+import io
+import logging
+import os
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from proxy.config import MASK, Config, ConfigError
+from proxy.errors import ProxyError, UpstreamRejected
+
+#: Libraries that log through the standard library; their warnings and errors join the same stream of lines.
+LIBRARIES: Final = ("aiohttp", "asyncio")
+
+#: Arbitrary: a shorter key is a placeholder such as EMPTY, and replacing it would spoil ordinary words.
+_SHORTEST_SECRET: Final = 8
+
+_STDOUT: Final = 1
+
+
+def configure_logs(config: Config) -> FilteringBoundLogger:
+    """
+    Return the process's logger; route the libraries' warnings and errors to it.
+
+    The logger belongs to this call: two configurations in one process keep two logs.
+
+    Raises:
+        ConfigError: the log file cannot be opened for appending.
+    """
+    level = "debug" if config.debug else config.log_level
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.BytesLogger(_open(config.log_file)),
+        processors=_processors(config.vllm_api_key),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    ).bind()
+    for name in LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers = [_LibraryHandler(logger)]
+        library.setLevel(logging.WARNING)
+        library.propagate = False
+    return logger
+
+
+def _processors(secret: str) -> list[Processor]:
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(lambda exc_info: render_exception(exc_info[1])),
+        _Renderer(secret),
+    ]
+
+
+# --- where lines go
+
+
+class _Sink(io.FileIO):
+    """
+    A file whose failures cost the line, not the request: a full disk or a closed pipe must not stop answers.
+
+    Unbuffered and opened for appending, so that a line is one write(2) and several processes may share it.
+    """
+
+    def write(self, line: Any) -> int:
+        try:
+            return super().write(line)
+        except OSError:
+            return 0
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _open(path: str) -> _Sink:
+    check_log_file(path)
+    try:
+        return _Sink(path or os.dup(_STDOUT), "ab")
+    except OSError as exc:
+        raise ConfigError(f"log_file: cannot open {path or 'standard output'}: {exc.strerror}") from None
+
+
+def check_log_file(path: str) -> None:
+    """
+    Check that a log file can be created where `path` says; "" is standard output.
+
+    Raises:
+        ConfigError: its directory does not exist, or it is a directory itself.
+    """
+    if path and not Path(path).parent.is_dir():
+        raise ConfigError(f"log_file: the directory {Path(path).parent} does not exist")
+    if path and Path(path).is_dir():
+        raise ConfigError(f"log_file: {path} is a directory")
+
+
+# --- what a line looks like
+
+
+class _Renderer:
+    """The last processor: from fields to the bytes of a line, without its newline."""
+
+    def __init__(self, secret: str) -> None:
+        # as it stands inside a JSON string
+        self._secret = orjson.dumps(secret)[1:-1] if len(secret) >= _SHORTEST_SECRET else b""
+
+    def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> bytes:
+        try:
+            line = orjson.dumps(fields, default=_type_name)
+        except TypeError:  # a lone surrogate from undecodable header bytes, or an integer over 64 bits
+            line = orjson.dumps({name: _tame(value) for name, value in fields.items()})
+        return line.replace(self._secret, MASK.encode()) if self._secret else line
+
+
+def _type_name(value: object) -> str:
+    """Stand in for a value that has no JSON form. Its repr might hold content."""
+    return f"<{type(value).__name__}>"
+
+
+def _tame(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value if value is None or isinstance(value, bool | float) else str(value).encode("utf-8", "replace").decode()
+
+
+def render_exception(error: BaseException | None) -> str:
+    """
+    Return a traceback, causes first: files, lines and types.
+
+    The message is added where it is this project's own or the operating system's. Others are withheld:
+    KeyError, ValueError, aiohttp's BadHttpMessage and an upstream's own errors quote the input they stumbled over.
+    """
+    return "\n".join(reversed([_render_one(link) for link in _chain(error)]))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _render_one(error: BaseException) -> str:
+    is_ours = isinstance(error, ProxyError | OSError) and not isinstance(error, UpstreamRejected)
+    message = f": {error}" if is_ours else ""
+    kind = type(error)
+    return f"{''.join(traceback.format_tb(error.__traceback__))}{kind.__module__}.{kind.__qualname__}{message}"
+
+
+# --- the standard library's loggers
+
+
+class _LibraryHandler(logging.Handler):
+    """Turns a record of the standard library's logging into a line: event `library`, first line of its message."""
+
+    def __init__(self, logger: FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # asyncio appends the repr of tasks and exceptions, which may hold content, on further lines
+        message = record.getMessage().partition("\n")[0]
+        error = record.exc_info[1] if record.exc_info else None
+        self._logger.log(record.levelno, "library", library=record.name, message=message, exc_info=error)

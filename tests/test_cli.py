@@ -1,0 +1,173 @@
+"""The command line: which command runs, and how the process ends."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from proxy import __version__
+from proxy.cli import COMMANDS, ExitCode, main
+from proxy.config import SETTINGS
+
+SECRET = "sk-canary-7f3a91"
+DEADLINE_S = 20
+
+
+@pytest.fixture(autouse=True)
+def _only_our_environment(monkeypatch):
+    for row in SETTINGS.values():
+        for name in row.variables:
+            monkeypatch.delenv(name, raising=False)
+
+
+def left_by_exit(*argv):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["serve", "--version"]])
+def test_version_is_printed(argv, capsys):
+    assert left_by_exit(*argv) == ExitCode.CLEAN
+    assert capsys.readouterr().out == f"devstral-proxy {__version__}\n"
+
+
+def test_help_names_every_command_flag_and_variable(capsys):
+    assert left_by_exit("--help") == ExitCode.CLEAN
+    words = set(capsys.readouterr().out.replace("[", " ").replace("]", " ").replace(";", " ").split())
+
+    assert words >= set(COMMANDS)
+    for row in SETTINGS.values():
+        assert words >= {row.flag, *row.variables}
+
+
+@pytest.mark.parametrize(
+    "argv", [["no-such-command"], ["serve", SECRET], ["--port", "1", "serve"], ["--port"], ["--config"]]
+)
+def test_a_command_line_that_cannot_be_read_ends_with_usage(argv, capsys):
+    assert left_by_exit(*argv) == ExitCode.USAGE
+    errors = capsys.readouterr().err
+    assert errors.startswith("usage: devstral-proxy [COMMAND] [FLAGS]\n")
+    assert SECRET not in errors
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_bad_setting_ends_every_command_with_config(command, capsys):
+    assert main([command, "--port", "70000"]) == ExitCode.CONFIG
+    assert capsys.readouterr().err.startswith("devstral-proxy: flag --port: expected whole number")
+
+
+def test_an_unknown_flag_ends_with_config_and_is_not_taken_for_a_command(capsys):
+    assert main(["--vllm-api-key", SECRET]) == ExitCode.CONFIG
+    assert capsys.readouterr().err == "devstral-proxy: unknown flag --vllm-api-key; did you mean --vllm-api-key-file?\n"
+
+
+def test_print_config_prints_every_setting_with_secrets_masked(capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", SECRET)
+    monkeypatch.setenv("PROXY_PORT", "1234")
+
+    assert main(["print-config", "--option", "bridge=never"]) == ExitCode.CLEAN
+    printed = json.loads(capsys.readouterr().out)
+
+    assert set(printed) == set(SETTINGS)
+    assert (printed["vllm_api_key"], printed["port"], printed["options"]) == ("***", 1234, {"bridge": "never"})
+
+
+def test_check_config_accepts_what_serve_would_and_creates_nothing(tmp_path, capsys):
+    (tmp_path / "proxy.toml").write_text("port = 9001\n[options]\nbridge = 'never'\n", encoding="utf-8")
+
+    assert main(["check-config", "--config", str(tmp_path / "proxy.toml"), "--log-file", str(tmp_path / "log")]) == 0
+    assert capsys.readouterr().out == ""
+    assert [entry.name for entry in tmp_path.iterdir()] == ["proxy.toml"]
+
+
+def test_check_config_finds_a_log_file_that_cannot_be_written(tmp_path, capsys):
+    assert main(["check-config", "--log-file", str(tmp_path / "absent" / "log")]) == ExitCode.CONFIG
+    assert "log_file: the directory" in capsys.readouterr().err
+
+
+def test_a_key_file_is_read(tmp_path, capsys):
+    (tmp_path / "key").write_text(SECRET + "\n", encoding="utf-8")
+
+    assert main(["print-config", "--vllm-api-key-file", str(tmp_path / "key")]) == ExitCode.CLEAN
+    assert json.loads(capsys.readouterr().out)["vllm_api_key"] == "***"
+
+
+# --- the process
+
+
+@contextlib.contextmanager
+def running(*argv):
+    """Yield a proxy in a process of its own that accepts connections, and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    command = [sys.executable, "-m", "proxy", *argv, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environment())
+    try:
+        wait_until_it_accepts(process, port)
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_it_accepts(process, port):
+    deadline = time.monotonic() + DEADLINE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no proxy on port {port}; exit code {process.poll()}")
+
+
+def clean_environment():
+    names = {name for row in SETTINGS.values() for name in row.variables}
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("argv", "sent", "code"),
+    [
+        (["serve"], signal.SIGTERM, ExitCode.CLEAN),
+        (["demo"], signal.SIGTERM, ExitCode.CLEAN),
+        ([], signal.SIGINT, ExitCode.INTERRUPTED),
+    ],
+)
+def test_a_signal_ends_the_process_with_its_code(argv, sent, code):
+    with running(*argv) as (process, _):
+        process.send_signal(sent)
+
+        assert process.wait(DEADLINE_S) == code
+
+
+def test_demo_answers_without_the_configured_upstream():
+    with running("demo", "--vllm-base", "http://127.0.0.1:1") as (_, port):
+        answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=DEADLINE_S)
+        with answer:
+            models = json.load(answer)
+
+    assert models["object"] == "list"
+
+
+def test_a_port_in_use_ends_with_unavailable():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "proxy", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, env=clean_environment())
+
+    assert done.returncode == ExitCode.UNAVAILABLE, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_file_that_cannot_be_written_ends_serve_with_config(tmp_path):
+    command = [sys.executable, "-m", "proxy", "--port", "0", "--log-file", str(tmp_path / "absent" / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, env=clean_environment())
+
+    assert done.returncode == ExitCode.CONFIG
+    assert done.stderr.startswith("devstral-proxy: log_file: the directory")

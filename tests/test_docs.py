@@ -1,0 +1,196 @@
+"""The README says what the code does: its tables are rendered from the code, and nothing documented is dead."""
+
+import ast
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import proxy.translate.profile
+from proxy.cli import ExitCode
+from proxy.config import OPTIONS, SETTINGS
+from proxy.errors import ProxyError
+from proxy.translate.answer_rules import ANSWER_RULES
+from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, PROFILE_NAMES, Choice, build_profile
+from proxy.values import in_words
+
+PACKAGE = Path(proxy.__file__).parent
+README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+TREES = {
+    str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+# --- tables as they should stand in the README
+
+
+def code(text):
+    return f"`{text}`" if text else ""
+
+
+def row(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def settings_table():
+    head = [row("Key", "Environment", "Default", "Value", "Meaning"), row(*["---"] * 5)]
+    for setting in SETTINGS.values():
+        keys, variables = "<br>".join(map(code, setting.keys)), "<br>".join(map(code, setting.variables))
+        head.append(row(keys, variables, code(setting.default_text), setting.expected, setting.about.doc))
+    return "\n".join(head)
+
+
+def text_of(value):
+    """A value as one would write it behind `--option NAME=`."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def option_rows():
+    """The first cells of every option's row: name, default, values. Its meaning is written by hand."""
+    return {
+        option.name: row(code(option.name), code(text_of(option.default)), in_words(option.kind))
+        for option in OPTIONS.values()
+    }
+
+
+def profiles_table():
+    head = [row("Profile", "Options that differ from the defaults"), row(*["---"] * 2)]
+    for name in PROFILE_NAMES:
+        options = build_profile(name).options
+        changed = [option for option in OPTIONS.values() if getattr(options, option.name) != option.default]
+        cells = (code(f"{option.name}={text_of(getattr(options, option.name))}") for option in changed)
+        head.append(row(code(name), ", ".join(cells) or "none"))
+    return "\n".join(head)
+
+
+def request_rules_table():
+    head = [row("Rule", "What it does", "When"), row(*["---"] * 3)]
+    rules = {}
+    for entry in (*MESSAGE_RULES, *CHAT_RULES):
+        choices = entry.rules.items() if isinstance(entry, Choice) else [("", entry)]
+        for value, rule in choices:
+            when = code(f"{entry.option}={text_of(value)}") if value else "always"
+            rules.setdefault(rule, []).append(when)
+    return "\n".join(
+        [*head, *(row(code(rule.__name__), first_line(rule), ", ".join(when)) for rule, when in rules.items())]
+    )
+
+
+def answer_rules_table():
+    head = [row("Rule", "What it does"), row(*["---"] * 2)]
+    return "\n".join([*head, *(row(code(name), doc) for name, doc in ANSWER_RULES.items())])
+
+
+def first_line(rule):
+    return rule.__doc__.strip().splitlines()[0]
+
+
+TABLES = {
+    "settings": settings_table,
+    "profiles": profiles_table,
+    "rules of the request": request_rules_table,
+    "rules of the answer": answer_rules_table,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_stands_in_the_readme_as_the_code_has_it(name):
+    expected = TABLES[name]()
+
+    missing = [line for line in expected.splitlines() if line not in README]
+    assert missing == []
+    assert expected in README, "every row is there, but the table has other rows too, or another order"
+
+
+def test_every_option_is_in_the_readme_with_its_default_and_values_and_a_meaning():
+    missing = [
+        start for start in option_rows().values() if not re.search(re.escape(start) + r" \S[^|\n]+ \|\n", README)
+    ]
+
+    assert missing == []
+
+
+def test_the_example_environment_has_every_variable_with_its_default():
+    example = (PACKAGE.parent / ".env.example").read_text(encoding="utf-8")
+    expected = [f"#{name}={setting.default_text}" for setting in SETTINGS.values() for name in setting.variables]
+
+    assert re.findall(r"^#\w+=.*$", example, re.MULTILINE) == expected
+
+
+@pytest.mark.parametrize("exit_code", ExitCode, ids=lambda exit_code: exit_code.name)
+def test_every_exit_code_is_in_the_readme(exit_code):
+    assert re.search(rf"^\| {code(str(exit_code.value))} \| \S[^|\n]+ \|$", README, re.MULTILINE)
+
+
+# --- errors
+
+
+def error_classes(base=ProxyError):
+    return {base}.union(*map(error_classes, base.__subclasses__()))
+
+
+for module in pkgutil.walk_packages([str(PACKAGE)], "proxy."):  # classes exist once their modules are imported
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+ERRORS = sorted(
+    (error for error in error_classes() if error.__module__.startswith("proxy.")), key=lambda error: error.__name__
+)
+
+
+def error_codes():
+    """Every code of our own: the classes', those given where an error is raised, those a function `_code` returns."""
+    codes = {error.code for error in ERRORS}
+    for node in (node for tree in TREES.values() for node in ast.walk(tree)):
+        if isinstance(node, ast.keyword) and node.arg == "code":
+            codes.add(getattr(node.value, "value", None))
+        elif isinstance(node, ast.FunctionDef) and node.name == "_code":
+            codes.update(getattr(end.value, "value", None) for end in ast.walk(node) if isinstance(end, ast.Return))
+    return {found for found in codes if isinstance(found, str)}
+
+
+def test_every_error_code_is_in_the_readme_with_a_meaning():
+    assert [name for name in sorted(error_codes()) if not re.search(rf"\| {code(name)} \| \S[^\n]+ \|\n", README)] == []
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_an_error_is_documented_with_its_status(error):
+    line = next((line for line in README.splitlines() if line.startswith(f"| {code(error.code)} |")), "")
+
+    assert str(error.status) in line
+
+
+# --- nothing documented is dead
+
+
+def test_every_setting_is_read_outside_its_own_module():
+    read = set()
+    for name, tree in TREES.items():
+        if name != "config.py":
+            read |= attributes_of(tree, "config")
+
+    assert set(SETTINGS) - read == set()
+
+
+def test_every_option_is_read_by_a_rule_or_picks_one():
+    read = {entry.option for entry in (*MESSAGE_RULES, *CHAT_RULES) if isinstance(entry, Choice)}
+    for name, tree in TREES.items():
+        if name != "translate/options.py":
+            read |= attributes_of(tree, "options")
+
+    assert set(OPTIONS) - read == set()
+
+
+def attributes_of(tree, owner):
+    """The attributes read from anything called `owner`: `config.port`, `self._config.port`, `edge.config.port`."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            holder = getattr(node.value, "id", getattr(node.value, "attr", ""))
+            if holder.lstrip("_") == owner:
+                names.add(node.attr)
+    return names
