@@ -1,5 +1,7 @@
 """The arguments of a call: the text of a JSON object, whatever was sent."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -7,6 +9,9 @@ import msgspec
 from proxy.translate.chat import Draft, JsonPath
 from proxy.translate.options import Options
 from proxy.wire.chat import encode, is_json_object
+
+_SPECIAL = re.compile(r'["{}\[\]]')
+_CLOSER = {"{": "}", "[": "]"}
 
 #: What may be missing between a cut value and its closing brackets: a value, a member's second half,
 #: the rest of a literal or of a number.
@@ -43,7 +48,7 @@ def arguments_wrapped(draft: Draft, _: Options) -> JsonPath | None:
     return _each_invalid(draft, lambda text: _unwrapped(text) or _wrapped(text))
 
 
-def _each_invalid(draft: Draft, mend: Any) -> JsonPath | None:
+def _each_invalid(draft: Draft, mend: Callable[[str], str]) -> JsonPath | None:
     changed: JsonPath | None = None
     for i, call in enumerate(draft.get("tool_calls", ())):
         text = call["function"]["arguments"]
@@ -57,10 +62,10 @@ def _mended(text: str) -> str:
     """Unwrap what is JSON; else cut after the first whole object, or close what was left open; else wrap."""
     if (unwrapped := _unwrapped(text)) is not None:
         return unwrapped
-    end = end_of_object(text)
-    if end is not None and is_json_object(text[:end]):
-        return text[:end]
-    for cut in (text, text.rstrip().rstrip(",")):
+    end, _ = _scan(text)
+    if end is not None:
+        return text[:end] if is_json_object(text[:end]) else _wrapped(text)
+    for cut in dict.fromkeys((text, text.rstrip().rstrip(","))):
         missing = missing_end(cut)
         if missing is not None:
             return cut + missing
@@ -82,11 +87,6 @@ def _wrapped(text: str) -> str:
     return encode({"_raw_arguments": text}).decode()
 
 
-def end_of_object(text: str) -> int | None:
-    """Return where the JSON object that `text` starts with ends, or None when it does not end or start."""
-    return _scan(text)[0]
-
-
 def missing_end(text: str) -> str | None:
     """Return what must be appended to make `text` a JSON object, or None when appending cannot."""
     end, closers = _scan(text)
@@ -100,23 +100,38 @@ def _scan(text: str) -> tuple[int | None, str]:
     if not text.lstrip().startswith("{"):
         return None, ""
     closers: list[str] = []
-    in_string = escaped = False
-    for i, char in enumerate(text):
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "{[":
-            closers.append("}" if char == "{" else "]")
-        elif char in "}]":
-            if closers:
-                closers.pop()
+    at = 0
+    while found := _SPECIAL.search(text, at):
+        char, at = found.group(), found.end()
+        if char == '"':
+            end = _end_of_string(text, at)
+            if end is None:
+                return None, _closing_quote(text) + "".join(reversed(closers))
+            at = end
+        elif char in _CLOSER:
+            closers.append(_CLOSER[char])
+        else:
+            closers.pop()
             if not closers:
-                return i + 1, ""
-    quote = ("\\" if escaped else "") + '"' if in_string else ""
-    return None, quote + "".join(reversed(closers))
+                return at, ""
+    return None, "".join(reversed(closers))
+
+
+def _end_of_string(text: str, start: int) -> int | None:
+    """Return where the string that began before `start` ends; None if it does not."""
+    at = start
+    while (at := text.find('"', at) + 1) > 0:
+        if _backslashes_before(text, at - 1, start) % 2 == 0:
+            return at
+    return None
+
+
+def _closing_quote(text: str) -> str:
+    return '\\"' if _backslashes_before(text, len(text), 0) % 2 else '"'
+
+
+def _backslashes_before(text: str, end: int, start: int) -> int:
+    at = end
+    while at > start and text[at - 1] == "\\":
+        at -= 1
+    return end - at

@@ -1,120 +1,78 @@
-"""Calls and their results: who answers whom, in which order, under which id."""
+"""Calls and their results: one turn each, every call with one result, in call order."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice, pairwise
+from itertools import pairwise
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET
 
 from proxy.translate.chat import Chat, JsonPath, Turn
+from proxy.translate.pairing import NO_ID
 from proxy.wire.chat import (
     FunctionCall,
     Message,
     ToolCall,
     holds_parts,
-    is_blank,
+    joined_contents,
     parts_content,
     parts_of,
     text_content,
     text_of,
 )
 
-#: Ids that say nothing: absent, empty, and what Mistral's SDK writes for "none".
-NO_ID = ("", "null")
-
-# How far a result without a usable id is looked back for. Arbitrary: it keeps a hostile history linear.
-_LOOK_BACK = 64
-
 
 def split_turn_to_one(chat: Chat) -> JsonPath | None:
     """Assistant messages in a row, one of them with calls, are one turn: Codex sends a call per message (H1)."""
+    return join_turns(chat)
+
+
+def text_before_turn_joined(chat: Chat) -> JsonPath | None:
+    """Assistant text that stands before a turn since what was between them moved is part of that turn (Q11, Q12)."""
+    return join_turns(chat)
+
+
+def join_turns(chat: Chat) -> JsonPath | None:
+    """Make one message of assistant messages in a row where one of them has calls."""
+    return merge_runs(chat, _both_speak, needs_calls=True)
+
+
+def _both_speak(first: Message, second: Message) -> bool:
+    return first.role == second.role == "assistant"
+
+
+def merge_runs(chat: Chat, belong: Callable[[Message, Message], bool], *, needs_calls: bool = False) -> JsonPath | None:
+    """Make one message of each run of neighbours that belong together; the path of the first that was joined."""
     kept: list[Message] = []
     changed: JsonPath | None = None
-    for i, message in enumerate(chat.messages):
-        last = kept[-1] if kept else None
-        if last is None or message.role != "assistant" or last.role != "assistant" or not (last.calls or message.calls):
-            kept.append(message)
-            continue
-        _append_turn(last, message)
-        chat.touch(last)
-        changed = changed or ("messages", i)
+    for start, run in _runs(chat.messages, belong):
+        if len(run) == 1 or (needs_calls and not any(message.calls for message in run)):
+            kept += run
+        else:
+            kept.append(merged(chat, run))
+            changed = changed or ("messages", start + 1)
     chat.messages = kept
     return changed
 
 
-def _append_turn(turn: Message, more: Message) -> None:
-    """Join `more` to `turn`: texts in order, calls in order, and the last word on `prefix`."""
-    turn.content = joined_content(turn, more)
-    turn.tool_calls = [*turn.calls, *more.calls] or UNSET
-    thoughts = [m.reasoning for m in (turn, more) if isinstance(m.reasoning, str)]
-    turn.reasoning = "\n\n".join(thoughts) if thoughts else UNSET
-    turn.prefix = more.prefix
+def _runs(messages: list[Message], belong: Callable[[Message, Message], bool]) -> Iterator[tuple[int, list[Message]]]:
+    """Cut `messages` into runs of neighbours that belong together; yield where each starts, and the run."""
+    start = 0
+    for i in range(1, len(messages) + 1):
+        if i == len(messages) or not belong(messages[i - 1], messages[i]):
+            yield start, messages[start:i]
+            start = i
 
 
-def joined_content(first: Message, second: Message) -> Raw | UnsetType:
-    """Return the contents of two messages as one: texts with a blank line between, parts one after the other."""
-    if is_blank(second.content):
-        return first.content
-    if is_blank(first.content):
-        return second.content
-    if holds_parts(first.content) or holds_parts(second.content):
-        return parts_content([*parts_of(first.content), *parts_of(second.content)])
-    return text_content(f"{text_of(first.content)}\n\n{text_of(second.content)}")
-
-
-def match_results(chat: Chat) -> JsonPath | None:
-    """
-    Find the call that each tool message answers; changes nothing.
-
-    By id first, anywhere later until the id is used again; the k-th result of a repeated id answers the
-    k-th such call of the turn (H1, H2). What is left is matched by name and order (Q8). Fills
-    `chat.turns` and `chat.orphans` for the rules that follow.
-    """
-    chat.turns = []
-    strays = list(_match_by_id(chat))
-    chat.orphans = [message for turn, message in strays if not _match_by_order(chat, turn, message)]
-    return None
-
-
-def _match_by_id(chat: Chat) -> Iterator[tuple[int, Message]]:
-    """Match by id; yield each result that no id claims, with the number of turns before it."""
-    open_calls: dict[str, deque[list[Message]]] = {}
-    for message in chat.messages:
-        if message.calls:
-            turn = Turn(message)
-            chat.turns.append(turn)
-            fresh: dict[str, deque[list[Message]]] = {}
-            for call, answers in turn.pairs():
-                if call.id not in NO_ID:
-                    fresh.setdefault(call.id, deque()).append(answers)
-            open_calls |= fresh
-        elif message.role == "tool":
-            slots = open_calls.get(message.tool_call_id) if isinstance(message.tool_call_id, str) else None
-            if slots:  # the last slot stays, and takes every further result of that id
-                (slots.popleft() if len(slots) > 1 else slots[0]).append(message)
-            else:
-                yield len(chat.turns), message
-
-
-def _match_by_order(chat: Chat, turns_before: int, result: Message) -> bool:
-    """
-    Give a result without a known id to the call it must mean.
-
-    Without any id: the first unanswered call of that name, in the nearest turn that has one. With an id
-    that no call has: the current turn's only unanswered call, unless the names differ.
-    """
-    nameless = result.name is UNSET
-    has_id = isinstance(result.tool_call_id, str) and result.tool_call_id not in NO_ID
-    oldest = turns_before - (1 if nameless or has_id else _LOOK_BACK)
-    for turn in reversed(chat.turns[max(0, oldest) : turns_before]):
-        unanswered = list(islice(turn.unanswered(), _LOOK_BACK))
-        if has_id and len(unanswered) != 1:
-            return False
-        for call, answers in unanswered:
-            if nameless or call.function.name == result.name:
-                answers.append(result)
-                return True
-    return False
+def merged(chat: Chat, run: list[Message]) -> Message:
+    """Return the messages as one: contents, calls and thoughts in order, and the last word on `prefix`."""
+    # The one with calls, where only one has them: its turn is known by that object.
+    whole = next((message for message in run if message.calls), run[0])
+    whole.content = joined_contents([message.content for message in run])
+    whole.tool_calls = [call for message in run for call in message.calls] or UNSET
+    thoughts = [message.reasoning for message in run if isinstance(message.reasoning, str)]
+    whole.reasoning = "\n\n".join(thoughts) if thoughts else UNSET
+    whole.prefix = run[-1].prefix
+    chat.touch(whole)
+    return whole
 
 
 def orphan_result_to_user_text(chat: Chat) -> JsonPath | None:
@@ -124,10 +82,23 @@ def orphan_result_to_user_text(chat: Chat) -> JsonPath | None:
 
 def orphan_result_gets_call(chat: Chat) -> JsonPath | None:
     """A result that answers no call gets one, with its name and no arguments (Q8)."""
-    changed = _replace_orphans(chat, lambda orphan: [_call_for(orphan), orphan])
+    turns = {id(orphan): _turn_for(chat, orphan) for orphan in chat.orphans}
+    changed = _replace_orphans(chat, lambda orphan: [turns[id(orphan)].message, orphan])
     if changed:
-        match_results(chat)
+        known = {id(turn.message): turn for turn in (*chat.turns, *turns.values())}
+        chat.turns = [known[id(message)] for message in chat.messages if message.calls]
     return changed
+
+
+def _turn_for(chat: Chat, orphan: Message) -> Turn:
+    name = orphan.name if isinstance(orphan.name, str) and orphan.name else "unknown_tool"
+    if not isinstance(orphan.tool_call_id, str) or orphan.tool_call_id in NO_ID:
+        orphan.tool_call_id = f"~orphan:{name}"
+        chat.touch(orphan)
+    call = ToolCall(orphan.tool_call_id, "function", FunctionCall(name, "{}"))
+    turn = Turn(Message("assistant", tool_calls=[call]))
+    turn.answers[0].append(orphan)
+    return turn
 
 
 def orphan_result_dropped(chat: Chat) -> JsonPath | None:
@@ -155,23 +126,16 @@ def _as_user_text(orphan: Message) -> Message:
     return Message("user", text_content(f"{head}\n{text_of(orphan.content)}"))
 
 
-def _call_for(orphan: Message) -> Message:
-    name = orphan.name if isinstance(orphan.name, str) and orphan.name else "unknown_tool"
-    if not isinstance(orphan.tool_call_id, str) or orphan.tool_call_id in NO_ID:
-        orphan.tool_call_id = f"~orphan:{name}"
-    return Message("assistant", tool_calls=[ToolCall(orphan.tool_call_id, "function", FunctionCall(name, "{}"))])
-
-
 def repeated_result_to_one(chat: Chat) -> JsonPath | None:
     """Several results for one call are one result: `Duplicate tool call id X in tool results` (Q9)."""
     changed: JsonPath | None = None
     for turn in chat.turns:
         for answers in turn.answers:
-            for more in answers[1:]:
-                answers[0].content = joined_content(answers[0], more)
+            if len(answers) > 1:
+                answers[0].content = joined_contents([answer.content for answer in answers])
                 chat.touch(answers[0])
-                changed = changed or ("messages", chat.index(more))
-            del answers[1:]
+                changed = changed or ("messages", chat.index(answers[1]))
+                del answers[1:]
     return changed
 
 

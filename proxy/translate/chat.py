@@ -9,8 +9,10 @@ mode needs: there the first rule that would change anything refuses the request 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, Raw
 
+from proxy.errors import InvalidRequest
 from proxy.translate.options import Options
 from proxy.wire.chat import Message, ToolCall, decode
 
@@ -31,42 +33,52 @@ def path_text(path: JsonPath) -> str:
     return out or "$"
 
 
+def read_json(raw: Raw, path: JsonPath) -> Any:
+    """
+    Return the plain value of JSON text that stands at `path`.
+
+    Raises:
+        InvalidRequest: it holds a number that is out of range, such as 1e999.
+    """
+    try:
+        return decode(raw)
+    except msgspec.DecodeError:
+        raise InvalidRequest("A number is out of range.", param=path_text(path)) from None
+
+
 class Turn:
     """An assistant message with calls, and the tool messages that answer each call, in call order."""
 
-    __slots__ = ("_answered", "answers", "message")
+    __slots__ = ("answers", "message")
 
     def __init__(self, message: Message) -> None:
         self.message = message
         self.answers: list[list[Message]] = [[] for _ in message.calls]
-        self._answered = 0  # every call before this one has an answer
 
     def pairs(self) -> Iterator[tuple[ToolCall, list[Message]]]:
         """Each call with the results that answer it."""
         return zip(self.message.calls, self.answers, strict=True)
 
-    def unanswered(self) -> Iterator[tuple[ToolCall, list[Message]]]:
-        """The calls that nothing answers yet; linear over a turn that is answered in order."""
-        while self._answered < len(self.answers) and self.answers[self._answered]:
-            self._answered += 1
-        for k in range(self._answered, len(self.answers)):
-            if not self.answers[k]:
-                yield self.message.calls[k], self.answers[k]
-
 
 class Tool:
     """
-    One tool definition: its JSON text as long as no rule has anything to do, else a plain `draft`.
+    One tool definition: its JSON text, and a plain `draft` if it is not in canonical form.
 
-    `name` is its name on the wire.
+    `name` is its name on the wire. The text goes out unless a rule wrote to the draft.
     """
 
-    __slots__ = ("draft", "name", "raw")
+    __slots__ = ("draft", "is_touched", "name", "raw")
 
     def __init__(self, name: str, raw: Raw, draft: Draft | None) -> None:
         self.name = name
         self.raw = raw
         self.draft = draft
+        self.is_touched = False
+
+    def become(self, draft: Draft) -> None:
+        """Be this definition from now on. Every rule that changes a definition calls this."""
+        self.draft = draft
+        self.is_touched = True
 
 
 class Chat:
@@ -74,14 +86,16 @@ class Chat:
     A request under translation; owned by one call of `translate_request`.
 
     `members` are the body's other members, JSON text until a rule replaces one by a plain value.
-    `messages` and `tools` are what the members of that name hold. `turns` and `orphans` are filled by
-    `calls.match_results`; the fields from `tool_names` on are what the answer will need.
+    `messages` and `tools` are what the members of that name hold; `ended_with` is the role of the client's
+    last message. `turns` and `orphans` are filled by `pairing.match_results`; the fields from `tool_names`
+    on are what the answer will need.
     """
 
     def __init__(self, members: dict[str, Any], options: Options) -> None:
         self.members = members
         self.options = options
         self.messages: list[Message] = []
+        self.ended_with = ""
         self.tools: list[Tool] = []
         self.turns: list[Turn] = []
         self.orphans: list[Message] = []
@@ -107,9 +121,14 @@ class Chat:
         return [sources.get(id(message), message) for message in self.messages]
 
     def read(self, name: str) -> Any:
-        """The plain value of a member; UNSET when the client did not send it."""
+        """
+        The plain value of a member; UNSET when the client did not send it.
+
+        Raises:
+            InvalidRequest: it cannot be read.
+        """
         value = self.members.get(name, UNSET)
-        return decode(value) if isinstance(value, Raw) else value
+        return read_json(value, (name,)) if isinstance(value, Raw) else value
 
     def drop(self, *names: str) -> JsonPath | None:
         """Remove members; the path of the first that was there."""

@@ -1,8 +1,9 @@
 """Rules on the content of one message: parts, attachments, null."""
 
 import base64
-import binascii
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from msgspec import UNSET
 
@@ -16,14 +17,36 @@ Part = dict[str, Any]
 #: Text under another name, and the key it stands under.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
-#: Parts that some Mistral server takes in a user message; all others become a placeholder.
-_KNOWN_PARTS = frozenset({"text", "image_url", "thinking"})
+#: Images under three names, and attachments: any of the keys must be there for it to be one.
+_IMAGE_PARTS = {"image_url": ("image_url",), "input_image": ("image_url",), "image": ("image_url", "source")}
+_FILE_PARTS = {
+    "file": ("file", "file_id", "file_data"),
+    "input_file": ("file_data", "file_url", "file_id"),
+    "document": ("source",),
+    "document_url": ("document_url",),
+    "video_url": ("video_url",),
+    "input_audio": ("input_audio",),
+}
 
-_INLINE_TEXT_LIMIT = 1 << 20
+#: Attachments that api.mistral.ai takes, in its own form only.
+#: Source: mistralai 3.7.0, ContentChunk.
+_HOSTED_PARTS = {
+    "document_url": "document_url",
+    "file": "file_id",
+    "input_audio": "input_audio",
+    "reference": "reference_ids",
+}
+
+_TEXT_URL = ("data:text/", "data:application/json", "data:application/xml")
 
 
 def known_part_names(draft: Draft, _: Options) -> JsonPath | None:
-    """Parts are `text` or `image_url` with no other keys: `input_text`, bare strings, `cache_control` go (Q6)."""
+    """
+    Parts are `text` or `image_url` with no other keys: `input_text`, bare strings, `cache_control` go (Q6).
+
+    Raises:
+        InvalidRequest: a part is neither an object nor a string, or its text is no text.
+    """
     parts = draft.get("content")
     if not isinstance(parts, list):
         return None
@@ -42,15 +65,22 @@ def _known_part(part: Any, index: int) -> Part:
     if not isinstance(part, dict):
         raise InvalidRequest("A content part must be an object or a string.", param=f"content[{index}]")
     kind = part.get("type")
-    if kind is None and isinstance(part.get("text"), str):
-        kind = "text"
+    if kind is None:  # vLLM reads such a part by its keys
+        kind = next((key for key in ("text", "image_url", "refusal") if key in part), None)
+    if not isinstance(kind, str):
+        return part
     if kind in _TEXT_PARTS:
-        text = part.get(_TEXT_PARTS[kind])
-        return {"type": "text", "text": text if isinstance(text, str) else ""}
-    if kind in ("image_url", "input_image", "image"):
-        url = _image_url(part)
-        return {"type": "image_url", "image_url": {"url": url}} if url else part
+        return {"type": "text", "text": _text_of(part, _TEXT_PARTS[kind], index)}
+    if kind in _IMAGE_PARTS and (url := _image_url(part)):
+        return {"type": "image_url", "image_url": {"url": url}}
     return part
+
+
+def _text_of(part: Part, key: str, index: int) -> str:
+    text = part.get(key)
+    if not (text is None or isinstance(text, str)):
+        raise InvalidRequest("The text of a part must be a string.", param=f"content[{index}].{key}")
+    return text or ""
 
 
 def _image_url(part: Part) -> str | None:
@@ -66,14 +96,26 @@ def _image_url(part: Part) -> str | None:
 
 def attachment_to_text(draft: Draft, options: Options) -> JsonPath | None:
     """A part that this upstream cannot read stays visible as a line of text, or as the text it carries (Q6)."""
+    return _unreadable_to_text(draft, options, {})
+
+
+def foreign_attachment_to_text(draft: Draft, options: Options) -> JsonPath | None:
+    """A part that is none of api.mistral.ai's own stays visible as a line of text, or as the text it carries (Q6)."""
+    return _unreadable_to_text(draft, options, {} if draft["role"] == "system" else _HOSTED_PARTS)
+
+
+def _unreadable_to_text(draft: Draft, options: Options, files: Mapping[str, str]) -> JsonPath | None:
     parts = draft.get("content")
     if not isinstance(parts, list):
         return None
-    readable = _KNOWN_PARTS if options.vision and draft["role"] in ("user", "tool") else _KNOWN_PARTS - {"image_url"}
+    sees_images = options.vision and draft["role"] in ("user", "tool")
     changed: JsonPath | None = None
     for i, part in enumerate(parts):
-        if part.get("type") not in readable:
-            parts[i] = {"type": "text", "text": _inline_text(part) or _placeholder(part)}
+        kind = part.get("type")
+        is_image = kind == "image_url" and sees_images and _image_url(part) is not None
+        is_file = isinstance(kind, str) and kind in files and bool(part.get(files[kind]))
+        if not (is_image or is_file or kind in ("text", "thinking")):
+            parts[i] = {"type": "text", "text": _carried_text(part) or _placeholder(part)}
             changed = changed or ("content", i)
     return changed
 
@@ -83,29 +125,48 @@ def _placeholder(part: Part) -> str:
     return f"[unsupported attachment: {kind if isinstance(kind, str) else 'unknown'} {_file_name(part)}".rstrip() + "]"
 
 
+def _holders(part: Part) -> list[Part]:
+    """Where a part keeps what it carries: in itself or in an object under any key (`file`, `source`)."""
+    return [part, *(value for value in part.values() if isinstance(value, dict))]
+
+
 def _file_name(part: Part) -> str:
-    for holder in (part, *(value for value in part.values() if isinstance(value, dict))):
+    for holder in _holders(part):
         for key in ("filename", "file_name", "name", "title", "file_id", "document_name"):
             if isinstance(holder.get(key), str):
                 return str(holder[key])[:200]
     return ""
 
 
-def _inline_text(part: Part) -> str | None:
-    """The text that a file part carries as a text/* data URL, or as plain text; None if it carries none."""
-    holder = next((value for value in part.values() if isinstance(value, dict)), part)
-    data = holder.get("file_data")
-    if holder.get("type") == "text" and isinstance(holder.get("data"), str):
-        return str(holder["data"])
-    if not isinstance(data, str) or not data.startswith("data:text/") or len(data) > _INLINE_TEXT_LIMIT:
+def _carried_text(part: Part) -> str | None:
+    """The text inside a part, under the name of its file if it has one; None if it carries none."""
+    for holder in _holders(part):
+        text = _data_url_text(holder.get("file_data"))
+        if text is None and holder.get("type") == "text":
+            text = _inner_text(holder.get("data"))
+        text = text or _inner_text(holder.get("text")) or _inner_text(holder.get("content"))
+        if text:
+            name = _file_name(part)
+            return f"{name}:\n{text}" if name else text
+    return None
+
+
+def _inner_text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n\n".join(filter(None, map(_inner_text, value)))
+    if isinstance(value, dict):
+        return _inner_text(value.get("text") or value.get("content"))
+    return value if isinstance(value, str) else ""
+
+
+def _data_url_text(url: Any) -> str | None:
+    if not isinstance(url, str) or not url.startswith(_TEXT_URL):
         return None
-    head, _, body = data.partition(",")
+    head, _, body = url.partition(",")
     try:
-        text = base64.b64decode(body, validate=True).decode() if head.endswith(";base64") else body
-    except (binascii.Error, UnicodeDecodeError):
+        return base64.b64decode(body, validate=True).decode() if head.endswith(";base64") else unquote(body)
+    except ValueError:  # neither base64 nor UTF-8
         return None
-    name = _file_name(part)
-    return f"{name}:\n{text}" if name else text
 
 
 def text_parts_to_string(draft: Draft, _: Options) -> JsonPath | None:
@@ -128,14 +189,21 @@ def json_result_to_text(draft: Draft, _: Options) -> JsonPath | None:
     content = draft.get("content")
     if draft["role"] != "tool" or content is None or isinstance(content, str):
         return None
-    if isinstance(content, list) and all(_looks_like_part(part) for part in content):
+    if isinstance(content, list) and all(_is_part(item) for item in content):
         return None
     draft["content"] = encode(content).decode()
     return ("content",)
 
 
-def _looks_like_part(part: Any) -> bool:
-    return isinstance(part, str) or (isinstance(part, dict) and isinstance(part.get("type"), str))
+def _is_part(item: Any) -> bool:
+    """Tell a content part from data: [{"type": "file", "path": "a.txt"}] is a tool's own list."""
+    if not isinstance(item, dict):
+        return isinstance(item, str)
+    kind = item.get("type")
+    if not isinstance(kind, str):
+        return False
+    keys = (_TEXT_PARTS[kind],) if kind in _TEXT_PARTS else (_IMAGE_PARTS | _FILE_PARTS).get(kind, ())
+    return any(key in item for key in keys)
 
 
 def null_content_to_empty(draft: Draft, _: Options) -> JsonPath | None:

@@ -59,7 +59,7 @@ def refusal_to_content(draft: Draft, _: Options) -> JsonPath | None:
         return None
     del draft["refusal"]
     content = draft.get("content")
-    parts = content if isinstance(content, list) else [content] if content else []
+    parts = content if isinstance(content, list) else [] if content in (None, "") else [content]
     draft["content"] = [*parts, refusal] if parts else refusal
     return ("refusal",)
 
@@ -107,39 +107,47 @@ def _shaped_call(call: dict[str, Any]) -> dict[str, Any]:
             function = {"name": custom.get("name"), "arguments": {"input": custom.get("input", "")}}
         else:
             function = {"name": call.get("name"), "arguments": call.get("arguments")}
-    name, id_ = function.get("name"), call.get("id")
+    name = function.get("name")
     return {
-        "id": id_ if isinstance(id_, str) else "",
+        "id": _id_text(call.get("id")),
         "type": "function",
         "function": {"name": name if isinstance(name, str) else "", "arguments": function.get("arguments")},
     }
+
+
+def _id_text(value: Any) -> str:
+    """An id as text. A number is one too: dropping it would leave parallel calls to be told apart by order."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else ""
 
 
 def known_result_shape(draft: Draft, _: Options) -> JsonPath | None:
     """A result's `tool_call_id` and `name` are strings or absent; null is refused by every server (H3)."""
     if draft["role"] != "tool":
         return None
-    wrong = [key for key in ("tool_call_id", "name") if key in draft and not isinstance(draft[key], str)]
-    for key in wrong:
-        del draft[key]
-    return (wrong[0],) if wrong else None
+    changed: JsonPath | None = None
+    if not isinstance(draft.get("tool_call_id", ""), str):
+        draft["tool_call_id"] = _id_text(draft["tool_call_id"])
+        changed = ("tool_call_id",)
+    if "name" in draft and not (isinstance(draft["name"], str) and draft["name"]):
+        del draft["name"]
+        changed = changed or ("name",)
+    return changed
 
 
-def known_keys_only(draft: Draft, options: Options) -> JsonPath | None:
+def known_keys_only(draft: Draft, _: Options) -> JsonPath | None:
     """Keys that are not Mistral's are left out: mistral-common up to 1.11.0 refuses any of them (Q4)."""
     known = _KEYS[draft["role"]]
-    extra = [key for key in draft if key not in known]
+    extra = [key for key in draft if key not in known or (key == "prefix" and draft[key] is not True)]
     for key in extra:
         del draft[key]
-    if options.prefix_form == "continue_final_message" and draft.get("prefix", UNSET) is False:
-        del draft["prefix"]
-        extra.append("prefix")
     return (extra[0],) if extra else None
 
 
 def require_known_role(draft: Draft, _: Options) -> JsonPath | None:
     """
-    Check the role; changes nothing.
+    A role that no table here knows is refused; changes nothing (Q3).
 
     Raises:
         InvalidRequest: no role, or one that no table here knows.
@@ -170,7 +178,7 @@ def message_from(draft: Draft) -> Message:
         tool_call_id=draft.get("tool_call_id", UNSET),
         name=draft.get("name", UNSET),
         reasoning=draft.get("reasoning", UNSET),
-        prefix=True if draft.get("prefix") is True else UNSET,
+        prefix=draft.get("prefix", UNSET),
     )
 
 

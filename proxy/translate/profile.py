@@ -19,6 +19,7 @@ from proxy.translate import (
     calls,
     content,
     messages,
+    pairing,
     reasoning,
     sampling,
     tool_choice,
@@ -57,21 +58,23 @@ MESSAGE_RULES: tuple[MessageRule | Choice[MessageRule], ...] = (
             "chunks": reasoning.reasoning_to_chunk,
         },
     ),
+    messages.known_keys_only,
     content.json_result_to_text,
     content.known_part_names,
-    Choice("attachments", {"placeholder": content.attachment_to_text}),
+    Choice("attachments", {"placeholder": content.attachment_to_text, "keep": content.foreign_attachment_to_text}),
     Choice("flatten_text", {True: content.text_parts_to_string}),
     content.null_content_to_empty,
     arguments.arguments_to_json_text,
     Choice("invalid_args", {"repair": arguments.arguments_repaired, "wrap": arguments.arguments_wrapped}),
-    messages.known_keys_only,
 )
 
 CHAT_RULES: tuple[Rule | Choice[Rule], ...] = (
+    tools.functions_to_tools,
+    tools.read_tools,
     # calls and their results
     turns.empty_assistant_removed,
     calls.split_turn_to_one,
-    calls.match_results,
+    pairing.match_results,
     Choice(
         "orphan_results",
         {
@@ -85,8 +88,6 @@ CHAT_RULES: tuple[Rule | Choice[Rule], ...] = (
     calls.results_follow_their_calls,
     Choice("id_mode", {"hash9": tool_ids.nine_char_tool_ids, "keep": tool_ids.tool_ids_agree}),
     Choice("tool_images", {"after": turns.images_follow_results}),
-    Choice("legacy_v3", {True: turns.text_before_calls_moved}),
-    Choice("empty_call_content", {"empty": turns.calls_have_empty_content}),
     # whose turn it is
     Choice("lead_system", {"single": turns.leading_systems_to_one}),
     Choice(
@@ -97,6 +98,9 @@ CHAT_RULES: tuple[Rule | Choice[Rule], ...] = (
             "hoist": turns.late_system_hoisted,
         },
     ),
+    calls.text_before_turn_joined,
+    Choice("legacy_v3", {True: turns.text_before_calls_moved}),
+    Choice("empty_call_content", {"empty": turns.calls_have_empty_content}),
     Choice("merge_same_role", {True: turns.same_role_merged}),
     # "auto" bridges too: nothing here knows yet that an upstream can do without.
     Choice("bridge", {"auto": turns.bridge_tool_to_user, "always": turns.bridge_tool_to_user}),
@@ -138,6 +142,7 @@ CHAT_RULES: tuple[Rule | Choice[Rule], ...] = (
     Choice("template_params", {"delete": sampling.special_tokens_stay_hidden}),
     sampling.effort_from_object,
     Choice("reasoning_effort", {"delete": sampling.effort_removed, "binary": sampling.effort_to_none_or_high}),
+    sampling.default_temperature,
     sampling.zero_top_p_removed,
     Choice("parameter_names", {"mistral": sampling.greedy_top_p_removed}),
     Choice("parameter_names", {"mistral": sampling.hosted_temperature_capped}),
@@ -148,11 +153,13 @@ CHAT_RULES: tuple[Rule | Choice[Rule], ...] = (
     Choice("unknown_params", {"allow_list": sampling.foreign_parameters_removed}),
     sampling.operator_drops,
     sampling.operator_sets,
-    sampling.default_temperature,
 )
 
 #: Rules that carry out the operator's wish and mend nothing: `strict` mode does not refuse them.
 OPERATOR_RULES = frozenset({sampling.operator_drops, sampling.operator_sets, sampling.default_temperature})
+
+#: Members that the rules themselves write; what the client asked for here decides how it is answered.
+_OWNED = frozenset({"messages", "tools", "tool_choice", "stream", "stream_options"})
 
 _VLLM_MISTRAL = Options()
 
@@ -217,6 +224,8 @@ def build_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Prof
     if name not in _OPTIONS:
         raise ValueError(f"unknown profile {name!r}: use one of {', '.join(PROFILE_NAMES)}")
     options = _with_overrides(_OPTIONS[name], overrides or {})
+    if owned := sorted(_OWNED & {*options.param_drop, *options.param_set}):
+        raise ValueError(f"bad profile option: param_drop and param_set cannot name {', '.join(owned)}")
     if name == "passthrough":
         return Profile(name, options, (), ())
     return Profile(name, options, _pick(MESSAGE_RULES, options), _pick(CHAT_RULES, options))

@@ -1,6 +1,6 @@
 """Reasoning in a request's history: five spellings come in, one or none goes out."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.translate.chat import Draft, JsonPath
 from proxy.translate.options import Options
@@ -9,51 +9,68 @@ _FIELDS = ("reasoning", "reasoning_content", "thinking_blocks", "reasoning_detai
 _PART_TYPES = ("thinking", "redacted_thinking", "reasoning")
 
 
+class _Taken(NamedTuple):
+    """Reasoning that was taken out of a message: where each form stood, texts of fields, and parts."""
+
+    paths: list[JsonPath]
+    texts: list[str]
+    parts: list[dict[str, Any]]
+
+
 def reasoning_dropped(draft: Draft, _: Options) -> JsonPath | None:
     """Past reasoning is left out: Devstral and tokenizers up to v11 refuse it, even an empty one (Q17)."""
-    return _take(draft)[0]
+    return next(iter(_take(draft).paths), None)
 
 
 def reasoning_to_field(draft: Draft, _: Options) -> JsonPath | None:
     """Past reasoning goes in the one field `reasoning`, which vLLM from 0.22 hands to the tokenizer (Q17)."""
     before = draft.get("reasoning")
-    path, text = _take(draft)
+    paths, texts, parts = _take(draft)
+    # The same thought is often sent in several fields at once: say it once.
+    text = "\n\n".join(dict.fromkeys(filter(str.strip, (*texts, *map(_text, parts)))))
     if text and draft["role"] == "assistant":
         draft["reasoning"] = text
-    return None if path == ("reasoning",) and text == before else path
+    is_same = paths == [("reasoning",)] and draft.get("reasoning") == before
+    return None if is_same or not paths else paths[0]
 
 
 def reasoning_to_chunk(draft: Draft, _: Options) -> JsonPath | None:
-    """Past reasoning is a leading `thinking` part, the only form api.mistral.ai takes (Q17)."""
+    """Past reasoning leads the content in `thinking` parts, the only form that api.mistral.ai takes (Q17)."""
     content = draft.get("content")
-    path, text = _take(draft)
-    if not text or draft["role"] != "assistant":
-        return path
-    rest = draft.get("content")
-    parts = rest if isinstance(rest, list) else [{"type": "text", "text": rest}] if rest else []
-    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": text}], "closed": True}
-    draft["content"] = [thinking, *parts]
-    return None if content == draft["content"] else path
+    paths, texts, parts = _take(draft)
+    said = {_text(part) for part in parts}
+    new = [{"thinking": text} for text in dict.fromkeys(texts) if text not in said]
+    chunks = [_chunk(part) for part in (*new, *parts) if _text(part).strip()]
+    if chunks and draft["role"] == "assistant":
+        rest = draft.get("content")
+        text = [{"type": "text", "text": rest}] if rest else []
+        draft["content"] = [*chunks, *(rest if isinstance(rest, list) else text)]
+    is_same = paths == [("content",)] and draft.get("content") == content
+    return None if is_same or not paths else paths[0]
 
 
-def _take(draft: Draft) -> tuple[JsonPath | None, str]:
-    """Remove every form of reasoning from `draft`; return where the first stood, and the text."""
-    path: JsonPath | None = None
-    texts: list[str] = []
-    for field in _FIELDS:
-        if field in draft:
-            path = path or (field,)
-            texts.append(_text(draft.pop(field)))
+def _chunk(part: dict[str, Any]) -> dict[str, Any]:
+    thinking = part.get("thinking")
+    if not isinstance(thinking, list):
+        thinking = [{"type": "text", "text": _text(part)}]
+    chunk = {"type": "thinking", "thinking": thinking, "closed": part.get("closed") is not False}
+    # Who signed a thought wants to see the signature again.
+    return chunk | {"signature": part["signature"]} if isinstance(part.get("signature"), str) else chunk
+
+
+def _take(draft: Draft) -> _Taken:
+    """Remove every form of reasoning from `draft`."""
+    fields = [field for field in _FIELDS if field in draft]
+    taken = _Taken([(field,) for field in fields], [_text(draft.pop(field)) for field in fields], [])
     parts = draft.get("content")
     if isinstance(parts, list) and any(_is_thinking(part) for part in parts):
-        path = path or ("content",)
+        taken.paths.append(("content",))
         if draft["role"] == "assistant":
-            texts += [_text(part) for part in parts if _is_thinking(part)]
+            taken.parts.extend(part for part in parts if _is_thinking(part))
             draft["content"] = [part for part in parts if not _is_thinking(part)]
         else:  # a system prompt that shows how to think: it is text, in Mistral's own markers
             draft["content"] = [_shown(part) if _is_thinking(part) else part for part in parts]
-    # The same thought is often sent in several fields at once: say it once.
-    return path, "\n\n".join(dict.fromkeys(text for text in texts if text))
+    return taken
 
 
 def _is_thinking(part: Any) -> bool:

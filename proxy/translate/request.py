@@ -12,13 +12,14 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from proxy.errors import InvalidRequest
-from proxy.translate.chat import Chat, JsonPath, path_text
+from proxy.translate.chat import Chat, JsonPath, path_text, read_json
 from proxy.translate.expectation import Expectation, ToolChoice
 from proxy.translate.messages import message_from
 from proxy.translate.options import Options
 from proxy.translate.profile import OPERATOR_RULES, Profile
-from proxy.translate.tools import functions_to_tools, read_tools
-from proxy.wire.chat import Message, canonical_message, decode, decode_body, encode, split_messages
+from proxy.translate.sampling import wants_stream
+from proxy.wire.body import decode_body, split_messages
+from proxy.wire.chat import Message, canonical_message, encode
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -45,17 +46,23 @@ def translate_request(body: bytes, profile: Profile, *, strict: bool = False) ->
         InvalidRequest: the body cannot be translated, or `strict` is set and a rule would change it.
             `param` is the JSON path.
     """
+    try:
+        return _translated(body, profile, _RuleLog(strict))
+    except RecursionError:
+        # Every decoder has a limit of its own; this is for what passed it and was too deep for a rule.
+        raise InvalidRequest("The body is nested too deeply.", param="$") from None
+
+
+def _translated(body: bytes, profile: Profile, log: "_RuleLog") -> UpstreamRequest:
     members = decode_body(body)
     raw_messages = split_messages(members.get("messages", Raw(b"null")))
     chat = Chat(members, profile.options)
     _check_model(chat)
     if not profile.rules:
         return _passed_through(body, chat)
-    log = _RuleLog(strict)
-    log.ran(functions_to_tools, functions_to_tools(chat))
-    read_tools(chat)
     for i, raw in enumerate(raw_messages):
         chat.messages.append(_canonical(chat, raw, i, profile, log))
+    chat.ended_with = chat.messages[-1].role
     for rule in profile.rules:
         log.ran(rule, rule(chat))
     return _encoded(chat, log)
@@ -85,8 +92,8 @@ def _canonical(chat: Chat, raw: Raw, index: int, profile: Profile, log: _RuleLog
     if message is not None:
         chat.keep_source(message, raw)
         return message
-    draft = decode(raw)
     here: JsonPath = ("messages", index)
+    draft = read_json(raw, here)
     if not isinstance(draft, dict):
         raise InvalidRequest("A message must be an object.", param=path_text(here))
     try:
@@ -110,7 +117,7 @@ def _check_model(chat: Chat) -> None:
 
 
 def _passed_through(body: bytes, chat: Chat) -> UpstreamRequest:
-    stream = chat.read("stream") is True
+    stream = wants_stream(chat)
     expectation = Expectation(options=chat.options, model=_model(chat), stream=stream, usage_wanted=True)
     return UpstreamRequest(body, expectation.model, stream, stream, (), expectation)
 
@@ -121,7 +128,7 @@ def _encoded(chat: Chat, log: _RuleLog) -> UpstreamRequest:
     members = chat.members
     members["messages"] = chat.wire_messages()
     if chat.tools:
-        members["tools"] = [tool.raw if tool.draft is None else tool.draft for tool in chat.tools]
+        members["tools"] = [tool.draft if tool.is_touched else tool.raw for tool in chat.tools]
     return UpstreamRequest(
         encode(members), expectation.model, expectation.stream, upstream_stream, tuple(log.names), expectation
     )
@@ -130,9 +137,8 @@ def _encoded(chat: Chat, log: _RuleLog) -> UpstreamRequest:
 def _expectation(chat: Chat) -> Expectation:
     stream_options = chat.read("stream_options")
     names = {tool.name: chat.tool_names.get(tool.name, tool.name) for tool in chat.tools}
-    limit = chat.read("max_tokens")
-    if not isinstance(limit, int):
-        limit = chat.read("max_completion_tokens")
+    # With both, vLLM counts by the newer name.
+    limits = [chat.read("max_completion_tokens"), chat.read("max_tokens")]
     return Expectation(
         options=chat.options,
         model=_model(chat),
@@ -143,7 +149,7 @@ def _expectation(chat: Chat) -> Expectation:
         custom_tools=frozenset(chat.custom_tools & names.keys()),
         legacy_functions=chat.legacy_functions,
         echoed_prefix=chat.echoed_prefix,
-        max_tokens=limit if isinstance(limit, int) else None,
+        max_tokens=next((n for n in limits if isinstance(n, int) and not isinstance(n, bool)), None),
     )
 
 

@@ -16,6 +16,9 @@ MISTRAL_PARAMETERS = frozenset({
     "service_tier", "safe_prompt",
 })  # fmt: skip
 
+#: How the answer travels is decided after the rules (`request._transport`).
+_TRANSPORT = ("stream_options",)
+
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 _EFFORTS = {
@@ -37,15 +40,29 @@ def stream_to_boolean(chat: Chat) -> JsonPath | None:
     value = chat.read("stream")
     if value is UNSET or value is None or isinstance(value, bool):
         return None
-    if not isinstance(value, str | int) or str(value).lower() not in _BOOLEANS:
-        raise InvalidRequest("`stream` must be true or false.", param="stream")
-    chat.members["stream"] = _BOOLEANS[str(value).lower()]
+    chat.members["stream"] = wants_stream(chat)
     return ("stream",)
+
+
+def wants_stream(chat: Chat) -> bool:
+    """
+    Tell whether the client asked for a stream.
+
+    Raises:
+        InvalidRequest: `stream` is nothing that vLLM reads as true or false.
+    """
+    value = chat.read("stream")
+    if value is UNSET or value is None:
+        return False
+    word = str(value).lower() if isinstance(value, str | int) else ""
+    if word not in _BOOLEANS:
+        raise InvalidRequest("`stream` must be true or false.", param="stream")
+    return _BOOLEANS[word]
 
 
 def foreign_parameters_removed(chat: Chat) -> JsonPath | None:
     """Parameters outside the hosted API's schema are left out: it answers 422 to any other (Q22)."""
-    allowed = MISTRAL_PARAMETERS.union(chat.options.param_allow)
+    allowed = MISTRAL_PARAMETERS.union(chat.options.param_allow, _TRANSPORT)
     return chat.drop(*[name for name in chat.members if name not in allowed])
 
 

@@ -7,7 +7,7 @@ from msgspec import UNSET
 from proxy.errors import InvalidRequest
 from proxy.translate.chat import Chat, JsonPath
 from proxy.translate.tools import legal_name
-from proxy.wire.chat import Message, text_content, text_of
+from proxy.wire.chat import Message, joined_contents, text_content
 
 _WORDS = ("none", "auto", "required", "any")
 
@@ -42,7 +42,12 @@ def flat_choice_to_nested(chat: Chat) -> JsonPath | None:
 
 
 def allowed_tools_to_tools(chat: Chat) -> JsonPath | None:
-    """`allowed_tools` offers the named tools alone, with its own mode (Q21)."""
+    """
+    `allowed_tools` offers the named tools alone, with its own mode (Q21).
+
+    Raises:
+        InvalidRequest: it names tools, and none of them is offered.
+    """
     choice = chat.read("tool_choice")
     if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
         return None
@@ -50,12 +55,14 @@ def allowed_tools_to_tools(chat: Chat) -> JsonPath | None:
     listed = inner.get("tools") if isinstance(inner, dict) else None
     names = {legal_name(name) for name in map(_tool_name, listed if isinstance(listed, list) else []) if name}
     chat.tools = [tool for tool in chat.tools if tool.name in names]
+    if names and not chat.tools:
+        raise InvalidRequest("`tool_choice` allows only functions that are not in `tools`.", param="tool_choice")
     chat.members["tool_choice"] = inner.get("mode", "auto") if isinstance(inner, dict) else "auto"
     return ("tool_choice",)
 
 
 def _tool_name(item: Any) -> str | None:
-    holder = item.get("function", item) if isinstance(item, dict) else None
+    holder = item.get("function", item.get("custom", item)) if isinstance(item, dict) else None
     name = holder.get("name") if isinstance(holder, dict) else None
     return name if isinstance(name, str) else None
 
@@ -79,7 +86,7 @@ def _reword(chat: Chat, old: str, new: str) -> JsonPath | None:
 
 def known_choice(chat: Chat) -> JsonPath | None:
     """
-    Check the choice; changes nothing.
+    A choice that is unknown, or of a tool that is not offered, is refused; changes nothing (Q21).
 
     Raises:
         InvalidRequest: an unknown word or form, or a tool that the request does not offer.
@@ -115,7 +122,7 @@ def required_to_hint(chat: Chat) -> JsonPath | None:
     hint = f"Call the tool {name} now." if name else "Call one of the tools now."
     first = chat.messages[0]
     if first.role == "system":
-        first.content = text_content(f"{text_of(first.content)}\n\n{hint}")
+        first.content = joined_contents([first.content, text_content(hint)])
         chat.touch(first)
     else:
         chat.messages.insert(0, Message("system", text_content(hint)))

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from proxy.translate.calls import NO_ID
 from proxy.translate.chat import Chat, JsonPath
+from proxy.translate.pairing import NO_ID
 from proxy.wire.chat import Message, ToolCall
 from proxy.wire.ids import is_nine_char_id, nine_char_digest
 
@@ -27,7 +27,7 @@ def tool_ids_agree(chat: Chat) -> JsonPath | None:
         seen: set[str] = set()
         wires = _wire_ids(turn.message, ordinal)
         for k, (wire, (call, answers)) in enumerate(zip(wires, turn.pairs(), strict=True)):
-            own = call.id if call.id not in (*NO_ID, *seen) else wire
+            own = wire if call.id in NO_ID or call.id in seen else call.id
             seen.add(own)
             if _set_id(chat, turn.message, call, answers, own):
                 changed = changed or ("messages", chat.index(turn.message), "tool_calls", k, "id")

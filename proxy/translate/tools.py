@@ -7,11 +7,12 @@ from typing import Any
 from msgspec import UNSET, Raw
 
 from proxy.errors import InvalidRequest
-from proxy.translate.chat import Chat, Draft, JsonPath, Tool
+from proxy.translate.chat import Chat, Draft, JsonPath, Tool, path_text, read_json
 from proxy.translate.schema import draft7
-from proxy.wire.chat import encode, split_list
+from proxy.wire.body import split_list
+from proxy.wire.chat import encode, is_null
 from proxy.wire.ids import nine_char_digest
-from proxy.wire.tool import canonical_name, decode_tool
+from proxy.wire.tool import canonical_name
 
 # In a definition, a call and a tool message alike.
 # Source: mistral_common 1.13.1, protocol/instruct/validator.py.
@@ -26,7 +27,7 @@ def functions_to_tools(chat: Chat) -> JsonPath | None:
     """The legacy `functions` and `function_call` become `tools` and `tool_choice`; vLLM ignores them (Q2)."""
     functions, choice = chat.read("functions"), chat.read("function_call")
     changed = chat.drop("functions", "function_call")
-    if isinstance(functions, list) and functions and "tools" not in chat.members:
+    if isinstance(functions, list) and functions and chat.read("tools") in (UNSET, None, []):
         tools = [{"type": "function", "function": function} for function in functions]
         chat.members["tools"] = Raw(encode(tools))
         chat.legacy_functions = True
@@ -37,17 +38,17 @@ def functions_to_tools(chat: Chat) -> JsonPath | None:
 
 def read_tools(chat: Chat) -> JsonPath | None:
     """
-    Take the definitions apart; those in canonical form stay JSON text. Changes nothing.
+    Definitions are taken apart, those in canonical form stay JSON text; changes nothing (Q18).
 
     Raises:
         InvalidRequest: `tools` is not a list of objects.
     """
     raw = chat.members.get("tools", UNSET)
-    if raw is UNSET or bytes(raw) == b"null":
+    if raw is UNSET or is_null(raw):
         return None
     for i, item in enumerate(split_list(raw, "tools")):
         name = canonical_name(item)
-        draft = decode_tool(item) if name is None else None
+        draft = read_json(item, ("tools", i)) if name is None else None
         if name is None and not isinstance(draft, dict):
             raise InvalidRequest("A tool must be an object.", param=f"tools[{i}]")
         chat.tools.append(Tool(name or "", item, draft))
@@ -66,9 +67,9 @@ def flat_tool_to_nested(chat: Chat) -> JsonPath | None:
     changed: JsonPath | None = None
     for i, tool, draft in _drafts(chat):
         if "function" not in draft and draft.get("type") in ("function", None) and isinstance(draft.get("name"), str):
-            tool.draft = {"type": "function", "function": {k: v for k, v in draft.items() if k != "type"}}
+            tool.become({"type": "function", "function": {k: v for k, v in draft.items() if k != "type"}})
         elif isinstance(draft.get("function"), dict) and draft.get("type") is None:
-            draft["type"] = "function"
+            tool.become({**draft, "type": "function"})
         else:
             continue
         changed = changed or ("tools", i)
@@ -84,7 +85,7 @@ def custom_tool_to_function(chat: Chat) -> JsonPath | None:
             continue
         description = custom.get("description")
         function = {"name": custom["name"], "description": description or "", "parameters": _FREE_TEXT}
-        tool.draft = {"type": "function", "function": function}
+        tool.become({"type": "function", "function": function})
         chat.custom_tools.add(legal_name(custom["name"]))
         changed = changed or ("tools", i)
     return changed
@@ -92,38 +93,41 @@ def custom_tool_to_function(chat: Chat) -> JsonPath | None:
 
 def foreign_tool_removed(chat: Chat) -> JsonPath | None:
     """A tool that OpenAI's servers run themselves (web_search, mcp…) is left out: vLLM takes functions only (Q18)."""
-    kept = [tool for tool in chat.tools if tool.draft is None or _is_function(tool.draft)]
-    if len(kept) == len(chat.tools):
+    foreign = [i for i, _, draft in _drafts(chat) if isinstance(draft.get("type"), str) and draft["type"] != "function"]
+    if not foreign:
         return None
-    changed = next(i for i, tool, draft in _drafts(chat) if not _is_function(draft))
-    chat.tools = kept
-    return ("tools", changed)
-
-
-def _is_function(draft: Draft) -> bool:
-    return draft.get("type") == "function" and isinstance(draft.get("function"), dict)
+    left_out = set(foreign)
+    chat.tools = [tool for i, tool in enumerate(chat.tools) if i not in left_out]
+    return ("tools", foreign[0])
 
 
 def known_definition_keys(chat: Chat) -> JsonPath | None:
-    """A definition has name, description, parameters and strict; mistral-common up to 1.11.0 refuses others (Q19)."""
+    """
+    A definition has name, description, parameters and strict; mistral-common up to 1.11.0 refuses others (Q19).
+
+    Raises:
+        InvalidRequest: there is no function, or it has no name.
+    """
     changed: JsonPath | None = None
     for i, tool, draft in _drafts(chat):
-        known = {"type": "function", "function": _definition(draft["function"], i)}
+        known = {"type": "function", "function": _definition(draft.get("function"), ("tools", i, "function"))}
         if known != draft:
-            tool.draft = known
+            tool.become(known)
             changed = changed or ("tools", i)
     return changed
 
 
-def _definition(function: dict[str, Any], index: int) -> dict[str, Any]:
+def _definition(function: Any, path: JsonPath) -> dict[str, Any]:
+    if not isinstance(function, dict):
+        raise InvalidRequest("A tool needs a `function` that is an object.", param=path_text(path))
     if not isinstance(function.get("name"), str):
-        raise InvalidRequest("A tool needs a `name` that is a string.", param=f"tools[{index}].function.name")
+        raise InvalidRequest("A tool needs a `name` that is a string.", param=path_text((*path, "name")))
     out: dict[str, Any] = {"name": function["name"]}
     if "description" in function:
         description = function["description"]
         out["description"] = description if isinstance(description, str) else ""
     parameters = function.get("parameters")
-    out["parameters"] = parameters if isinstance(parameters, dict) and parameters else _NO_PARAMETERS
+    out["parameters"] = parameters if isinstance(parameters, dict) else _NO_PARAMETERS
     if isinstance(function.get("strict"), bool):
         out["strict"] = function["strict"]
     return out
@@ -132,8 +136,9 @@ def _definition(function: dict[str, Any], index: int) -> dict[str, Any]:
 def strict_removed(chat: Chat) -> JsonPath | None:
     """`strict` is left out of definitions: mistral-common before 1.10 refuses it (Q19)."""
     changed: JsonPath | None = None
-    for i, _, draft in _drafts(chat):
+    for i, tool, draft in _drafts(chat):
         if draft["function"].pop("strict", UNSET) is not UNSET:
+            tool.become(draft)
             changed = changed or ("tools", i, "function", "strict")
     return changed
 
@@ -141,10 +146,11 @@ def strict_removed(chat: Chat) -> JsonPath | None:
 def schema_to_draft7(chat: Chat) -> JsonPath | None:
     """Parameters follow JSON Schema draft 7, which mistral-common checks: `Invalid tool schema` (Q19)."""
     changed: JsonPath | None = None
-    for i, _, draft in _drafts(chat):
+    for i, tool, draft in _drafts(chat):
         cleaned = draft7(draft["function"]["parameters"])
         if cleaned != draft["function"]["parameters"]:
             draft["function"]["parameters"] = cleaned
+            tool.become(draft)
             changed = changed or ("tools", i, "function", "parameters")
     return changed
 
@@ -154,9 +160,11 @@ def legal_tool_names(chat: Chat) -> JsonPath | None:
     changed: JsonPath | None = None
     for i, tool, draft in _drafts(chat):
         original = draft["function"]["name"]
-        tool.name = draft["function"]["name"] = legal_name(original)
+        tool.name = legal_name(original)
         chat.tool_names[tool.name] = original
         if tool.name != original:
+            draft["function"]["name"] = tool.name
+            tool.become(draft)
             changed = changed or ("tools", i, "function", "name")
     for i, message in enumerate(chat.messages):
         for k, call in enumerate(message.calls):

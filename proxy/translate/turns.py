@@ -1,14 +1,26 @@
 """Rules on the order of messages: which role may stand where."""
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import UNSET, Raw
 
-from proxy.translate.calls import joined_content
+from proxy.translate.calls import merge_runs, merged
 from proxy.translate.chat import Chat, JsonPath
-from proxy.wire.chat import Message, holds_parts, is_blank, parts_content, parts_of, text_content, text_of
+from proxy.wire.chat import (
+    Message,
+    holds_parts,
+    is_blank,
+    is_null,
+    joined_contents,
+    parts_content,
+    parts_of,
+    text_content,
+    visible_text,
+)
 
 _EMPTY = Raw(b'""')
+_NO_TEXT = (b"null", b'""')
 
 
 def empty_assistant_removed(chat: Chat) -> JsonPath | None:
@@ -70,14 +82,15 @@ def text_before_calls_moved(chat: Chat) -> JsonPath | None:
     """Text beside calls goes in front of the first result: v1 to v3 take one or the other, `but not both` (Q6)."""
     changed: JsonPath | None = None
     for i, message in enumerate(chat.messages):
-        if not message.calls or is_blank(message.content):
+        if not message.calls or bytes(message.content or b"null") in _NO_TEXT:
             continue
-        result = chat.messages[i + 1]
-        before = f"[assistant before calling the tool] {text_of(message.content)}"
-        result.content = text_content("\n\n".join(filter(None, (before, text_of(result.content)))))
+        if not is_blank(message.content):
+            result = chat.messages[i + 1]
+            before = text_content(f"[assistant before calling the tool] {visible_text(message.content)}")
+            result.content = joined_contents([before, result.content])
+            chat.touch(result)
         message.content = UNSET
         chat.touch(message)
-        chat.touch(result)
         changed = changed or ("messages", i, "content")
     return changed
 
@@ -86,7 +99,7 @@ def calls_have_empty_content(chat: Chat) -> JsonPath | None:
     """An assistant turn that only calls has content "", not null: several chat templates join it to text (Q6)."""
     changed: JsonPath | None = None
     for i, message in enumerate(chat.messages):
-        if message.calls and (message.content is UNSET or bytes(message.content) == b"null"):
+        if message.calls and (message.content is UNSET or is_null(message.content)):
             message.content = _EMPTY
             chat.touch(message)
             changed = changed or ("messages", i, "content")
@@ -98,11 +111,7 @@ def leading_systems_to_one(chat: Chat) -> JsonPath | None:
     lead = _leading_systems(chat)
     if lead < 2:
         return None
-    first = chat.messages[0]
-    for more in chat.messages[1:lead]:
-        first.content = joined_content(first, more)
-    chat.touch(first)
-    del chat.messages[1:lead]
+    chat.messages[:lead] = [merged(chat, chat.messages[:lead])]
     return ("messages", 1)
 
 
@@ -121,12 +130,12 @@ def misplaced_system_to_user(chat: Chat) -> JsonPath | None:
     return _systems_to_user(chat, lambda i: i > 0 and chat.messages[i - 1].role in ("assistant", "tool"))
 
 
-def _systems_to_user(chat: Chat, is_misplaced: Any) -> JsonPath | None:
+def _systems_to_user(chat: Chat, is_misplaced: Callable[[int], bool]) -> JsonPath | None:
     # In place and not hoisted: what came before stays byte for byte, and so does the prefix cache.
     changed: JsonPath | None = None
     for i, message in enumerate(chat.messages):
         if message.role == "system" and is_misplaced(i):
-            chat.messages[i] = Message("user", text_content(f"<system>\n{text_of(message.content)}\n</system>"))
+            chat.messages[i] = Message("user", text_content(f"<system>\n{visible_text(message.content)}\n</system>"))
             changed = changed or ("messages", i, "role")
     return changed
 
@@ -146,19 +155,11 @@ def late_system_hoisted(chat: Chat) -> JsonPath | None:
 
 def same_role_merged(chat: Chat) -> JsonPath | None:
     """Neighbours of one role are one message: templates demand that user and assistant alternate (Q13)."""
-    kept: list[Message] = []
-    changed: JsonPath | None = None
-    for i, message in enumerate(chat.messages):
-        last = kept[-1] if kept else None
-        if last is None or last.role != message.role or message.role == "tool" or last.calls or message.calls:
-            kept.append(message)
-            continue
-        last.content = joined_content(last, message)
-        last.prefix = message.prefix
-        chat.touch(last)
-        changed = changed or ("messages", i)
-    chat.messages = kept
-    return changed
+    return merge_runs(chat, _same_speaker)
+
+
+def _same_speaker(first: Message, second: Message) -> bool:
+    return first.role == second.role != "tool" and not (first.calls or second.calls)
 
 
 def bridge_tool_to_user(chat: Chat) -> JsonPath | None:
@@ -176,7 +177,7 @@ def bridge_tool_to_user(chat: Chat) -> JsonPath | None:
 
 def user_before_assistant(chat: Chat) -> JsonPath | None:
     """A user message stands before an assistant that came first: all mistral-common miscount calls there (Q15)."""
-    return _insert_user(chat, 0) if chat.messages and chat.messages[0].role == "assistant" else None
+    return _insert_user(chat, 0) if not chat.messages or chat.messages[0].role == "assistant" else None
 
 
 def user_comes_first(chat: Chat) -> JsonPath | None:
@@ -193,8 +194,9 @@ def user_beside_tools(chat: Chat) -> JsonPath | None:
 
 
 def _insert_user(chat: Chat, at: int) -> JsonPath:
+    path: JsonPath = ("messages", at) if at < len(chat.messages) else ("messages",)
     chat.messages.insert(at, Message("user", text_content(chat.options.first_user_text)))
-    return ("messages", at)
+    return path
 
 
 def prefix_to_continue(chat: Chat) -> JsonPath | None:
@@ -215,7 +217,7 @@ def continue_to_prefix(chat: Chat) -> JsonPath | None:
         return None
     last = chat.messages[-1]
     flags = chat.drop("continue_final_message", "add_generation_prompt")
-    chat.echoed_prefix = text_of(last.content)
+    chat.echoed_prefix = visible_text(last.content)
     if last.prefix is True and not flags:
         return None
     last.prefix = True
@@ -241,11 +243,14 @@ def user_after_trailing_assistant(chat: Chat) -> JsonPath | None:
 
 
 def stray_continuation_removed(chat: Chat) -> JsonPath | None:
-    """Continuation parameters without an assistant message to go on from are left out: vLLM refuses them (Q16)."""
-    changed = _clear_prefix(chat, keep_last=_wants_continuation(chat))
-    if _ends_with_assistant(chat) and _wants_continuation(chat):
+    """Marks and parameters for going on from an assistant message go when it is not, or no longer, the last (Q16)."""
+    wanted = _wants_continuation(chat)
+    changed = _clear_prefix(chat, keep_last=wanted)
+    # With a client that ended with a user and asks to go on from there, the server has the last word.
+    if wanted or chat.ended_with != "assistant":
         return changed
-    return chat.drop("continue_final_message", "add_generation_prompt") or changed
+    dropped = chat.drop("continue_final_message", "add_generation_prompt")
+    return changed or dropped
 
 
 def _ends_with_assistant(chat: Chat) -> bool:

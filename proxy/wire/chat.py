@@ -1,30 +1,30 @@
 """
-A chat request on the wire: the shapes Mistral's own clients send, and how a body is taken apart.
+A chat request's messages on the wire: the form that Mistral's own clients send.
 
 Only what some rule reads is decoded. A message that decodes as `Message` is in the form every Mistral
 chat server accepts, so no message rule has anything to do on it, and its bytes go on as they came.
 Everything else is decoded to plain dicts and repaired by the message rules first.
 """
 
-import json
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.errors import InvalidRequest
-
 Role = Literal["system", "user", "assistant", "tool"]
 
+# gc=False: a message holds no reference back to itself, and a long history is thousands of objects that the
+# garbage collector would walk through again and again.
 
-class FunctionCall(msgspec.Struct, forbid_unknown_fields=True):
+
+class FunctionCall(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What to call; `arguments` is the text of a JSON object."""
 
     name: str
     arguments: str
 
 
-class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
+class ToolCall(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One call of an assistant turn. vLLM 0.32 refuses a call without `type`."""
 
     id: str
@@ -32,7 +32,7 @@ class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
     function: FunctionCall
 
 
-class Message(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """
     One message in the form that Mistral's servers accept.
 
@@ -54,13 +54,12 @@ class Message(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         return self.tool_calls if self.tool_calls is not UNSET else []
 
 
-_QUOTE, _BRACKET = ord('"'), ord("[")
+_QUOTE, _BRACKET, _NULL = ord('"'), ord("["), ord("n")  # what a JSON value starts with tells its type
 
 _encoder = msgspec.json.Encoder()
 _any_decoder = msgspec.json.Decoder()
 _text_decoder = msgspec.json.Decoder(str)
 _object_decoder = msgspec.json.Decoder(dict[str, Raw])
-_list_decoder = msgspec.json.Decoder(list[Raw])
 _message_decoder = msgspec.json.Decoder(Message)
 
 encode = _encoder.encode
@@ -87,6 +86,11 @@ def holds_parts(content: Raw | UnsetType) -> bool:
     return content is not UNSET and memoryview(content)[0] == _BRACKET
 
 
+def is_null(raw: Raw | UnsetType) -> bool:
+    """Tell whether JSON text is null."""
+    return raw is not UNSET and memoryview(raw)[0] == _NULL
+
+
 def text_of(content: Raw | UnsetType) -> str:
     """Return the text of a string content; "" for anything else."""
     return _text_decoder.decode(content) if content is not UNSET and holds_text(content) else ""
@@ -102,6 +106,23 @@ def parts_of(content: Raw | UnsetType) -> list[Any]:
     return [{"type": "text", "text": value}] if value else []
 
 
+def visible_text(content: Raw | UnsetType) -> str:
+    """Return all the text in content: the string, or the text parts with a blank line between."""
+    if not holds_parts(content):
+        return text_of(content)
+    return "\n\n".join(part["text"] for part in parts_of(content) if part.get("type") == "text" and part["text"])
+
+
+def joined_contents(contents: list[Raw | UnsetType]) -> Raw | UnsetType:
+    """Return several contents as one: texts with a blank line between, or all their parts in a row."""
+    said = [content for content in contents if not is_blank(content)]
+    if len(said) < 2:
+        return said[0] if said else contents[0]
+    if any(holds_parts(content) for content in said):
+        return parts_content([part for content in said for part in parts_of(content)])
+    return text_content("\n\n".join(map(text_of, said)))
+
+
 def is_blank(content: Raw | UnsetType) -> bool:
     """Tell whether `content` is absent, null, an empty list, or a string of white space."""
     if content is UNSET:
@@ -110,7 +131,7 @@ def is_blank(content: Raw | UnsetType) -> bool:
     if view[0] == _QUOTE:
         # Nearly every text starts with a visible character: two bytes settle it.
         return view[1] in b' \\"' and not _text_decoder.decode(content).strip()
-    return bytes(view) in (b"null", b"[]")
+    return view[0] == _NULL or (view[0] == _BRACKET and view.nbytes == 2)
 
 
 def canonical_message(raw: Raw) -> Message | None:
@@ -132,6 +153,7 @@ def _is_tool_result(message: Message) -> bool:
         and message.tool_calls is UNSET
         and message.reasoning is UNSET
         and message.prefix is UNSET
+        and message.name != ""
     )
 
 
@@ -140,7 +162,9 @@ def _is_assistant_turn(message: Message) -> bool:
         return _is_plain_text(message)
     if message.tool_call_id is not UNSET or message.name is not UNSET:
         return False
-    if message.reasoning is not UNSET or message.prefix is not UNSET or holds_parts(message.content):
+    if message.reasoning is not UNSET or message.prefix is not UNSET:
+        return False
+    if not (message.content is UNSET or holds_text(message.content) or is_null(message.content)):
         return False
     return bool(message.tool_calls) and all(is_json_object(c.function.arguments) for c in message.tool_calls)
 
@@ -170,89 +194,3 @@ def is_json_object(text: str) -> bool:
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return False
     return True
-
-
-def decode_body(body: bytes) -> dict[str, Raw]:
-    """
-    Return the members of a request body, each still JSON text.
-
-    Raises:
-        InvalidRequest: not UTF-8, not JSON (NaN, lone surrogates and 1,024 levels included), not an
-            object, or a key given twice at the top level.
-    """
-    try:
-        if not body.isascii():
-            body.decode()  # msgspec skips over strings it does not unpack: only this checks their bytes
-        members = _object_decoder.decode(body)
-    except UnicodeDecodeError as exc:
-        raise InvalidRequest(f"The body is not UTF-8: byte {exc.start} cannot be decoded.", param="$") from None
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.", param="$") from None
-    except msgspec.ValidationError:
-        raise InvalidRequest("The body must be a JSON object.", param="$") from None
-    except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"The body is not valid JSON: {exc}.", param="$") from None
-    if not _is_tight(body, members):
-        refuse_repeated_keys(body, "$")
-    return members
-
-
-def split_list(raw: Raw, name: str) -> list[Raw]:
-    """
-    Return the items of a member that is a list, each still JSON text.
-
-    Raises:
-        InvalidRequest: not a list.
-    """
-    try:
-        return _list_decoder.decode(raw)
-    except msgspec.ValidationError:
-        raise InvalidRequest(f"`{name}` must be a list of objects.", param=name) from None
-
-
-def split_messages(raw: Raw) -> list[Raw]:
-    """
-    Return the messages of a request, each still JSON text.
-
-    Raises:
-        InvalidRequest: not a list, an empty one, or a message that gives its role or content twice.
-    """
-    messages = split_list(raw, "messages")
-    if not messages:
-        raise InvalidRequest("`messages` must hold at least one message.", param="messages")
-    text = bytes(raw)
-    if text.count(b'"role"') > len(messages) or text.count(b'"content"') > len(messages):
-        refuse_repeated_keys(text, "messages")
-    return messages
-
-
-def _is_tight(body: bytes, members: dict[str, Raw]) -> bool:
-    """
-    Prove cheaply that no top-level key is given twice: the parts that were kept fill the body.
-
-    Two spacings are known, `{"a":1,"b":2}` and `{"a": 1, "b": 2}`; any other is looked at key by key.
-    """
-    kept = 2 + sum(len(key.encode()) + memoryview(value).nbytes + 4 for key, value in members.items()) - 1
-    return len(body) in (kept, kept + 2 * len(members) - 1)
-
-
-def refuse_repeated_keys(text: bytes, path: str) -> None:
-    """
-    Refuse JSON text in which an object has the same key twice (RFC 8259, section 4: behaviour is
-    unpredictable; which of the two counts would depend on who reads it).
-    """
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidRequest(f"The key `{twice[:64]}` is given twice in one object.", param=path)
-        return found
-
-    try:
-        json.loads(text, object_pairs_hook=members)
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.", param="$") from None
-    except ValueError:  # a whole number of more than 4,300 digits
-        raise InvalidRequest("The body holds a number that is too long to read.", param=path) from None

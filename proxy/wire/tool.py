@@ -8,35 +8,82 @@ on it and its bytes go on as they came. The type is the whole check: it runs in 
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType, field
 
 #: Names of JSON Schema's types (draft 7, section 6.1.1).
 SCHEMA_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 _TypeName = Literal["array", "boolean", "integer", "null", "number", "object", "string"]
 _Never = Literal["\0"]  # no JSON value that a client sends is this: the key must be absent
+_Number = int | float
+_Count = Annotated[int, Meta(ge=0)]
 
 
-class _Schema(msgspec.Struct):
-    """A schema without what draft 7 refuses. Keys that are not listed are not looked at."""
+class _Schema(msgspec.Struct, gc=False):
+    """
+    A schema without what draft 7's own schema refuses. Keys that are not listed are not looked at.
 
-    type: _TypeName | list[_TypeName] | UnsetType = UNSET
+    `pattern` and `patternProperties` are for `schema.draft7` to look at: a type cannot tell whether a
+    regular expression is one of Python's.
+    """
+
+    type: _TypeName | Annotated[list[_TypeName], Meta(min_length=1)] | UnsetType = UNSET
+    title: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    format: str | UnsetType = UNSET
+    enum: list[Any] | UnsetType = UNSET
+    examples: list[Any] | UnsetType = UNSET
     required: list[str] | UnsetType = UNSET
-    exclusive_minimum: int | float | UnsetType = msgspec.field(name="exclusiveMinimum", default=UNSET)
-    exclusive_maximum: int | float | UnsetType = msgspec.field(name="exclusiveMaximum", default=UNSET)
+    minimum: _Number | UnsetType = UNSET
+    maximum: _Number | UnsetType = UNSET
+    exclusive_minimum: _Number | UnsetType = field(name="exclusiveMinimum", default=UNSET)
+    exclusive_maximum: _Number | UnsetType = field(name="exclusiveMaximum", default=UNSET)
+    multiple_of: Annotated[float, Meta(gt=0)] | UnsetType = field(name="multipleOf", default=UNSET)
+    min_length: _Count | UnsetType = field(name="minLength", default=UNSET)
+    max_length: _Count | UnsetType = field(name="maxLength", default=UNSET)
+    min_items: _Count | UnsetType = field(name="minItems", default=UNSET)
+    max_items: _Count | UnsetType = field(name="maxItems", default=UNSET)
+    min_properties: _Count | UnsetType = field(name="minProperties", default=UNSET)
+    max_properties: _Count | UnsetType = field(name="maxProperties", default=UNSET)
+    unique_items: bool | UnsetType = field(name="uniqueItems", default=UNSET)
+    read_only: bool | UnsetType = field(name="readOnly", default=UNSET)
+    comment: str | UnsetType = field(name="$comment", default=UNSET)
+    reference: str | UnsetType = field(name="$ref", default=UNSET)
+    media_type: str | UnsetType = field(name="contentMediaType", default=UNSET)
+    encoding: str | UnsetType = field(name="contentEncoding", default=UNSET)
+
     nullable: _Never | UnsetType = UNSET
-    dialect: _Never | UnsetType = msgspec.field(name="$schema", default=UNSET)
-    identity: _Never | UnsetType = msgspec.field(name="$id", default=UNSET)
+    dialect: _Never | UnsetType = field(name="$schema", default=UNSET)
+    identity: _Never | UnsetType = field(name="$id", default=UNSET)
+    pattern: _Never | UnsetType = UNSET
+    pattern_properties: _Never | UnsetType = field(name="patternProperties", default=UNSET)
+    dependencies: _Never | UnsetType = UNSET
+
     properties: "dict[str, _Schema | bool] | UnsetType" = UNSET
-    pattern_properties: "dict[str, _Schema | bool] | UnsetType" = msgspec.field(name="patternProperties", default=UNSET)
-    additional_properties: "_Schema | bool | UnsetType" = msgspec.field(name="additionalProperties", default=UNSET)
-    items: "_Schema | bool | list[_Schema | bool] | UnsetType" = UNSET
-    any_of: "list[_Schema | bool] | UnsetType" = msgspec.field(name="anyOf", default=UNSET)
-    all_of: "list[_Schema | bool] | UnsetType" = msgspec.field(name="allOf", default=UNSET)
-    one_of: "list[_Schema | bool] | UnsetType" = msgspec.field(name="oneOf", default=UNSET)
-    negated: "_Schema | bool | UnsetType" = msgspec.field(name="not", default=UNSET)
-    defs: "dict[str, _Schema | bool] | UnsetType" = msgspec.field(name="$defs", default=UNSET)
+    defs: "dict[str, _Schema | bool] | UnsetType" = field(name="$defs", default=UNSET)
     definitions: "dict[str, _Schema | bool] | UnsetType" = UNSET
+    items: "_Schema | bool | Annotated[list[_Schema | bool], Meta(min_length=1)] | UnsetType" = UNSET
+    any_of: "Annotated[list[_Schema | bool], Meta(min_length=1)] | UnsetType" = field(name="anyOf", default=UNSET)
+    all_of: "Annotated[list[_Schema | bool], Meta(min_length=1)] | UnsetType" = field(name="allOf", default=UNSET)
+    one_of: "Annotated[list[_Schema | bool], Meta(min_length=1)] | UnsetType" = field(name="oneOf", default=UNSET)
+    additional_properties: "_Schema | bool | UnsetType" = field(name="additionalProperties", default=UNSET)
+    additional_items: "_Schema | bool | UnsetType" = field(name="additionalItems", default=UNSET)
+    property_names: "_Schema | bool | UnsetType" = field(name="propertyNames", default=UNSET)
+    contains: "_Schema | bool | UnsetType" = UNSET
+    negated: "_Schema | bool | UnsetType" = field(name="not", default=UNSET)
+    condition: "_Schema | bool | UnsetType" = field(name="if", default=UNSET)
+    consequence: "_Schema | bool | UnsetType" = field(name="then", default=UNSET)
+    alternative: "_Schema | bool | UnsetType" = field(name="else", default=UNSET)
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: a name twice in `required` or in `type`. msgspec makes its own error of it.
+        """
+        if isinstance(self.required, list) and len(set(self.required)) != len(self.required):
+            raise ValueError("a name twice")
+        if isinstance(self.type, list) and len(set(self.type)) != len(self.type):
+            raise ValueError("a name twice")
 
 
 class CanonicalFunction(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,7 +102,15 @@ class CanonicalTool(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.json.Decoder(CanonicalTool)
-_any_decoder = msgspec.json.Decoder()
+
+
+def is_canonical_schema(value: dict[str, Any]) -> bool:
+    """Tell whether no rule would change this schema."""
+    try:
+        msgspec.convert(value, _Schema)
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    return True
 
 
 def canonical_name(raw: Raw) -> str | None:
@@ -64,8 +119,3 @@ def canonical_name(raw: Raw) -> str | None:
         return _decoder.decode(raw).function.name
     except (msgspec.DecodeError, RecursionError):
         return None
-
-
-def decode_tool(raw: Raw) -> Any:
-    """Return the definition as plain values."""
-    return _any_decoder.decode(raw)

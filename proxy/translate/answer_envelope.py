@@ -1,0 +1,95 @@
+"""What is the same in every chunk of a stream, and the chunks that are built here (R1, R14)."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from proxy.translate.answer_rules import RuleLog
+from proxy.translate.expectation import Expectation
+from proxy.wire.completion import CHUNK_OBJECT, VENDOR_KEYS, Chunk, ChunkChoice, Message, encode
+from proxy.wire.ids import nine_char_digest
+from proxy.wire.sse import data_event
+
+# Every chunk of vLLM 0.32 has `token_ids`, first and last chunks have others. Inside a JSON string a quote is escaped,
+# so these bytes are always a key.
+_NULL_KEYS: Final = re.compile(rb',"(?:%s)":null' % "|".join(sorted(VENDOR_KEYS)).encode())
+
+
+class Envelope:
+    """Learns id, model and created from the first chunk; `learn` must be called before anything else."""
+
+    def __init__(self, expectation: Expectation, rules: RuleLog) -> None:
+        self.id = ""
+        self._expectation = expectation
+        self._strips = expectation.options.strip_vendor_fields
+        self._rules = rules
+        self._constant: dict[str, Any] = {}
+        self._fits: tuple[Any, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a chunk has been seen."""
+        return bool(self._constant)
+
+    def learn(self, chunk: Chunk, payload: bytes) -> None:
+        """Take the constant fields from the first chunk; what it lacks is made up from it."""
+        self.id = chunk.id or "chatcmpl-" + nine_char_digest(payload.decode("utf-8", "replace"))
+        created = 0 if chunk.created is None else chunk.created
+        model = chunk.model or self._expectation.model
+        self._constant = {"id": self.id, "object": CHUNK_OBJECT, "created": created, "model": model}
+        self._fits = (self.id, CHUNK_OBJECT, created, model)
+
+    def fits(self, chunk: Chunk) -> bool:
+        """Whether `chunk` has the constant fields, and nothing that is to be stripped but null keys."""
+        if (chunk.id, chunk.object, chunk.created, chunk.model) != self._fits:
+            self._rules.add("constant_envelope")
+            return False
+        if chunk.usage is not None:
+            return False
+        return not (self._strips and any(map(_has_vendor_values, chunk.choices or ())))
+
+    def forwarded(self, payload: bytes) -> bytes:
+        """Return `payload` as an event, without the null keys that only vLLM has."""
+        return data_event(self._without_null_keys(payload))
+
+    def forwarded_around(self, before: bytes, after: bytes) -> tuple[bytes, bytes]:
+        """Return what stands around a text in a payload as what stands around it in an event."""
+        return b"data: " + self._without_null_keys(before), self._without_null_keys(after) + b"\n\n"
+
+    def _without_null_keys(self, payload: bytes) -> bytes:
+        stripped = _NULL_KEYS.sub(b"", payload) if self._strips else payload
+        if len(stripped) < len(payload):
+            self._rules.add("strip_vendor_fields")
+        return stripped
+
+    def event(
+        self, choice: int, delta: Message, reason: str | None, rest: Mapping[str, Any], extras: Mapping[str, Any]
+    ) -> bytes:
+        """
+        Return a chunk of one choice as an event.
+
+        `rest` are other fields of the event it stands for, `extras` of its choice; vendor keys are left out of both.
+        """
+        body = {"index": choice, "delta": delta, "logprobs": None, **self._kept(extras), "finish_reason": reason}
+        return data_event(encode({**self._constant, "choices": [body], **self._kept(rest)}))
+
+    def usage_event(self, usage: Mapping[str, Any], rest: Mapping[str, Any]) -> bytes:
+        """Return the last chunk of a stream: no choices, only usage."""
+        return data_event(encode({**self._constant, "choices": [], "usage": usage, **self._kept(rest)}))
+
+    def _kept(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._strips:
+            return fields
+        kept = {key: value for key, value in fields.items() if key not in VENDOR_KEYS}
+        if len(kept) < len(fields):
+            self._rules.add("strip_vendor_fields")
+        return kept
+
+
+def _has_vendor_values(choice: ChunkChoice) -> bool:
+    return choice.token_ids is not None or choice.stop_reason is not None or choice.routed_experts is not None
+
+
+def without(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return `fields` without those in `names`."""
+    return {key: value for key, value in fields.items() if key not in names}

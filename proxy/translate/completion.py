@@ -1,0 +1,143 @@
+"""
+A whole answer, translated: each choice goes the way a streamed one does, as one delta, and is put together again.
+
+What the rules do not read stays as it was: the answer is edited as plain dicts, in the order its keys had.
+"""
+
+from typing import Any
+
+import msgspec
+
+from proxy.errors import UpstreamProtocolError
+from proxy.translate.answer_choice import ChoiceTranslator, Said
+from proxy.translate.answer_facts import is_at_limit, is_passthrough
+from proxy.translate.answer_finish import require_not_swallowed
+from proxy.translate.answer_forms import MessageForms
+from proxy.translate.answer_rules import RuleLog
+from proxy.translate.expectation import Expectation
+from proxy.translate.failure import error_in_answer
+from proxy.translate.leaked_forms import is_start_of_name
+from proxy.wire.completion import (
+    VENDOR_KEYS,
+    Call,
+    Choice,
+    Completion,
+    Message,
+    Usage,
+    decode_completion,
+    decode_object,
+    decode_usage,
+    encode,
+)
+
+
+class CompletionAnswer(msgspec.Struct, frozen=True):
+    """A translated answer, and facts about it for the log."""
+
+    body: bytes
+    rules_applied: tuple[str, ...]
+    usage: Usage | None
+    finish_reasons: tuple[str, ...]
+
+
+def translate_completion(body: bytes, expectation: Expectation) -> CompletionAnswer:
+    """
+    Translate the whole answer `body`.
+
+    Raises:
+        UpstreamProtocolError: it is no completion, or one in which nothing of what the model wrote arrived.
+        UpstreamRejected: it is an error, in spite of its status.
+    """
+    if is_passthrough(expectation.options):
+        return _as_it_came(body)
+    completion = decode_completion(body)
+    if not completion.choices:
+        raise error_in_answer(body)
+    usage = decode_usage(completion.usage) if completion.usage is not None else None
+    answer = decode_object(body)
+    editor = _Editor(completion, usage, expectation)
+    for choice, fields in zip(completion.choices, answer["choices"], strict=True):
+        editor.edit(choice, fields)
+    if editor.is_mute:
+        require_not_swallowed(usage, expectation)
+    if usage is not None and usage.total_tokens is not None:
+        answer["usage"]["total_tokens"] = usage.total_tokens
+    if expectation.options.strip_vendor_fields:
+        for part in (answer, *answer["choices"]):
+            editor.strip_vendor_fields(part)
+    finish_reasons = tuple(choice["finish_reason"] for choice in answer["choices"])
+    return CompletionAnswer(encode(answer), editor.rules.names(), usage, finish_reasons)
+
+
+def _as_it_came(body: bytes) -> CompletionAnswer:
+    try:
+        completion = decode_completion(body)
+        usage = decode_usage(completion.usage) if completion.usage is not None else None
+    except UpstreamProtocolError:
+        return CompletionAnswer(body, (), None, ())
+    reasons = tuple(choice.finish_reason for choice in completion.choices or () if choice.finish_reason is not None)
+    return CompletionAnswer(body, (), usage, reasons)
+
+
+class _Editor:
+    """Edits the choices of one answer in place."""
+
+    def __init__(self, completion: Completion, usage: Usage | None, expectation: Expectation) -> None:
+        self.rules = RuleLog()
+        #: whether nothing at all arrived in any choice so far, and none says why
+        self.is_mute = True
+        self._answer_id = completion.id or ""
+        self._expectation = expectation
+        self._is_at_limit = is_at_limit(usage, expectation, len(completion.choices or ()))
+
+    def edit(self, choice: Choice, fields: dict[str, Any]) -> None:
+        """Translate `choice`, and write what it becomes into its `fields`."""
+        calls = choice.message.tool_calls or []
+        for index, call in enumerate(calls):
+            call.index = index
+        if self._is_at_limit and calls:
+            self._invent_no_arguments(calls[-1])
+        translator = ChoiceTranslator(self._expectation, choice.index, self.rules)
+        parts = translator.receive(choice.message, self._answer_id)
+        more, reason = translator.finish(choice.finish_reason, self._answer_id, is_at_limit=self._is_at_limit)
+        said = MessageForms(self._expectation, self.rules, is_whole=True).messages(parts + more)
+        message = fields["message"] = fields.get("message") or {"role": "assistant"}
+        self._write_content(message, said)
+        self._write_thoughts(message, said)
+        fields["finish_reason"] = reason
+        self.is_mute = self.is_mute and translator.said is Said.MUTE and reason == "stop"
+
+    def _invent_no_arguments(self, call: Call) -> None:
+        """vLLM 0.32 completes a call that is cut inside its name with `{}` (H8)."""
+        function = call.function
+        names = self._expectation.tool_names
+        if function and function.arguments == "{}" and is_start_of_name(function.name or "", names):
+            function.arguments = ""
+
+    def _write_content(self, message: dict[str, Any], said: list[Message]) -> None:
+        content = "".join(part.content for part in said if isinstance(part.content, str))
+        calls = [call for part in said for call in part.tool_calls or ()]
+        function_call = next((part.function_call for part in said if part.function_call), None)
+        before = message.get("content")
+        if content or calls or function_call or before:
+            message["content"] = content or (None if calls or function_call or before is None else "")
+        if before == "" and message["content"] is None:
+            self.rules.add("empty_content_to_null")
+        message.pop("tool_calls", None)
+        if calls:
+            message["tool_calls"] = [Call(None, call.id, call.type, call.function, call.custom) for call in calls]
+        if function_call:
+            message["function_call"] = function_call
+
+    def _write_thoughts(self, message: dict[str, Any], said: list[Message]) -> None:
+        for name in ("reasoning", "reasoning_content"):
+            if thoughts := "".join(getattr(part, name) or "" for part in said):
+                message[name] = thoughts
+            elif self._expectation.options.reasoning_field != "untouched":
+                message.pop(name, None)
+
+    def strip_vendor_fields(self, fields: dict[str, Any]) -> None:
+        """Remove the keys that only vLLM has (R14)."""
+        for key in VENDOR_KEYS & fields.keys():
+            del fields[key]
+            self.rules.add("strip_vendor_fields")

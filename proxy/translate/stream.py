@@ -1,0 +1,340 @@
+r"""
+A streamed answer, translated while it passes.
+
+                  CHUNK             FINISH              DONE
+    WAITING ---------------> ANSWERING ------> FINISHED ------> CLOSED
+       |  ^ \                   ^   |              |  |            ^
+       |  +-+ EXTRA            +---+ CHUNK        +--+ FINISH     |
+       |                        \______________________ DONE _____|
+       +--- FAULT, from any state but CLOSED ---> FAILED
+
+CHUNK is an event of a choice, FINISH one after which every choice seen so far has its finish reason, EXTRA one without
+choices (usage). FAULT is an error, sent by the upstream or found here: the client gets it as an event, then `[DONE]`.
+The upstream's end of data (EOF) is in the table for CLOSED and FAILED only: a cut answer never looks like a whole one.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from proxy.errors import ProxyError, UpstreamProtocolError, error_event
+from proxy.translate.answer_choice import ChoiceTranslator, Said
+from proxy.translate.answer_envelope import Envelope, without
+from proxy.translate.answer_facts import is_at_limit, is_passthrough
+from proxy.translate.answer_finish import require_not_swallowed
+from proxy.translate.answer_forms import MessageForms
+from proxy.translate.answer_plain import PlainEvents
+from proxy.translate.answer_replay import completion_as_stream
+from proxy.translate.answer_rules import RuleLog
+from proxy.translate.expectation import Expectation
+from proxy.translate.failure import error_in_answer
+from proxy.wire.completion import (
+    Call,
+    Chunk,
+    ChunkChoice,
+    Function,
+    Message,
+    Usage,
+    decode_chunk,
+    decode_object,
+    decode_usage,
+)
+from proxy.wire.sse import DONE, DONE_EVENT, Event, EventFramer
+
+__all__ = ["State", "StreamTranslator", "completion_as_stream"]
+
+
+class State(IntEnum):
+    """How far the stream is."""
+
+    WAITING = 0
+    ANSWERING = 1
+    FINISHED = 2
+    CLOSED = 3
+    FAILED = 4
+
+
+class Input(IntEnum):
+    """What came."""
+
+    CHUNK = 0
+    FINISH = 1
+    EXTRA = 2
+    DONE = 3
+    FAULT = 4
+    EOF = 5
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Input], State]] = MappingProxyType(
+    {
+        (State.WAITING, Input.CHUNK): State.ANSWERING,
+        (State.WAITING, Input.FINISH): State.FINISHED,
+        (State.WAITING, Input.EXTRA): State.WAITING,
+        (State.WAITING, Input.FAULT): State.FAILED,
+        (State.ANSWERING, Input.CHUNK): State.ANSWERING,
+        (State.ANSWERING, Input.FINISH): State.FINISHED,
+        (State.ANSWERING, Input.EXTRA): State.ANSWERING,
+        (State.ANSWERING, Input.DONE): State.CLOSED,
+        (State.ANSWERING, Input.FAULT): State.FAILED,
+        (State.FINISHED, Input.CHUNK): State.ANSWERING,
+        (State.FINISHED, Input.FINISH): State.FINISHED,
+        (State.FINISHED, Input.EXTRA): State.FINISHED,
+        (State.FINISHED, Input.DONE): State.CLOSED,
+        (State.FINISHED, Input.FAULT): State.FAILED,
+        (State.CLOSED, Input.EOF): State.CLOSED,
+        (State.FAILED, Input.EOF): State.FAILED,
+    }
+)
+
+
+def next_state(state: State, came: Input) -> State:
+    """
+    Return the state after `came`.
+
+    Raises:
+        UpstreamProtocolError: the table has no such row.
+    """
+    try:
+        return TRANSITIONS[state, came]
+    except KeyError:
+        raise UpstreamProtocolError(
+            f"The model server's answer is not complete: its stream had {came.name} while {state.name}."
+        ) from None
+
+
+#: What one choice of a chunk becomes: messages for the client, and its finish reason.
+Outcome = tuple[list[Message], str | None]
+
+
+class StreamTranslator:
+    """
+    Translates one stream. Give it every piece in order, send what it returns, and call `receive_eof` at the end.
+
+    After an error (`error` is set, `state` is FAILED) nothing more comes out. `rules_applied`, `usage` and
+    `finish_reasons` are what is known so far.
+    """
+
+    def __init__(self, expectation: Expectation, *, max_event_bytes: int = 16 * 1024 * 1024) -> None:
+        self.state = State.WAITING
+        self.error: ProxyError | None = None
+        self.usage: Usage | None = None
+        self.events = 0
+        self._expectation = expectation
+        self._rules = RuleLog()
+        self._framer = EventFramer(max_event_bytes)
+        self._envelope = Envelope(expectation, self._rules)
+        self._choices: dict[int, tuple[ChoiceTranslator, MessageForms]] = {}
+        self._finish_reasons: dict[int, str] = {}
+        self._silent_ends: list[bytes] = []
+        self._usage_event = b""
+        self._shortcuts = (
+            (PlainEvents(b"content"), ChoiceTranslator.passes_text),
+            (PlainEvents(b"arguments"), ChoiceTranslator.passes_arguments),
+        )
+        self._handle = self._relay if is_passthrough(expectation.options) else self._translate
+
+    @property
+    def rules_applied(self) -> tuple[str, ...]:
+        """The rules that changed something."""
+        return self._rules.names()
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """The finish reason of each choice that has one, in the order of the choices."""
+        return tuple(reason for _, reason in sorted(self._finish_reasons.items()))
+
+    def receive(self, piece: bytes) -> bytes:
+        """Take the next piece of the stream, cut anywhere; return what the client gets now."""
+        self._framer.receive_data(piece)
+        return self._play()
+
+    def receive_eof(self) -> bytes:
+        """The upstream has no more data: return nothing after a clean end, an error event after any other."""
+        self._framer.receive_eof()
+        out = self._play()
+        try:
+            self.state = next_state(self.state, Input.EOF)
+        except UpstreamProtocolError as error:
+            out += self._fail(error)
+        return out
+
+    def _play(self) -> bytes:
+        out: list[bytes] = []
+        try:
+            while self.state < State.CLOSED and (event := self._framer.next_event()) is not None:
+                out.append(self._handle(event))
+        except ProxyError as error:
+            out.append(self._fail(error))
+        return b"".join(out)
+
+    def _fail(self, error: ProxyError) -> bytes:
+        self.error = error
+        self.state = next_state(self.state, Input.FAULT)
+        return error_event(error) + DONE_EVENT
+
+    def _translate(self, event: Event) -> bytes:
+        if event.payload is None:
+            return event.comment
+        if event.payload == DONE:
+            return self._done()
+        self.events += 1
+        for plain, passes in self._shortcuts if self.state is State.ANSWERING else ():
+            if (piece := plain.piece_in(event.payload)) and passes(self._choices[plain.choice][0], piece):
+                return plain.event(event.payload)
+        chunk = decode_chunk(event.payload)
+        if chunk.choices is None:
+            raise error_in_answer(event.payload)
+        if not self._envelope.is_known:
+            self._envelope.learn(chunk, event.payload)
+        if chunk.usage is not None:
+            self._take_usage(chunk, event.payload)
+        if not chunk.choices:
+            self.state = next_state(self.state, Input.EXTRA)
+            return b""
+        return self._ruled(chunk, event.payload)
+
+    def _ruled(self, chunk: Chunk, payload: bytes) -> bytes:
+        """Put every choice of a chunk through the rules; forward the chunk if that changed nothing."""
+        for plain, _ in self._shortcuts:
+            plain.forget()
+        choices = chunk.choices or []
+        outcome = [self._choice(choice) for choice in choices]
+        is_finished = len(self._finish_reasons) == len(self._choices)
+        self.state = next_state(self.state, Input.FINISH if is_finished else Input.CHUNK)
+        is_same = all(_is_same(choice, *new) for choice, new in zip(choices, outcome, strict=True))
+        if is_same and self._envelope.fits(chunk):
+            out = self._envelope.forwarded(payload)
+            self._learn(choices, payload)
+        else:
+            out = self._rebuilt(choices, outcome, payload)
+        if all(map(self._said_nothing, choices)):
+            self._silent_ends.append(out)
+            return b""
+        return out
+
+    def _learn(self, choices: list[ChunkChoice], payload: bytes) -> None:
+        """Learn what an event that went on as it came looks like, if it is a piece of text or of arguments."""
+        index, delta = choices[0].index, choices[0].delta
+        for (plain, _), (piece, form) in zip(self._shortcuts, (_text_form(delta), _arguments_form(delta)), strict=True):
+            if piece and choices == [ChunkChoice(index, form)]:
+                plain.learn(payload, index, piece, self._envelope)
+
+    def _choice(self, choice: ChunkChoice) -> Outcome:
+        messages: list[Message] = []
+        if (choice.delta.role is None) is (choice.index not in self._choices):
+            self._rules.add("one_role_first")
+        if choice.index not in self._choices:
+            translator = ChoiceTranslator(self._expectation, choice.index, self._rules)
+            self._choices[choice.index] = translator, MessageForms(self._expectation, self._rules)
+            messages.append(_role_message(choice.delta))
+        translator, forms = self._choices[choice.index]
+        parts = translator.receive(choice.delta, self._envelope.id)
+        if choice.finish_reason is None:
+            return messages + forms.messages(parts), None
+        at_limit = is_at_limit(self.usage, self._expectation)
+        more, reason = translator.finish(choice.finish_reason, self._envelope.id, is_at_limit=at_limit)
+        self._finish_reasons[choice.index] = reason
+        return messages + forms.messages(parts + more), reason
+
+    def _said_nothing(self, choice: ChunkChoice) -> bool:
+        translator, _ = self._choices[choice.index]
+        return translator.said is Said.MUTE and self._finish_reasons[choice.index] == "stop"
+
+    def _rebuilt(self, choices: list[ChunkChoice], outcome: list[Outcome], payload: bytes) -> bytes:
+        original = decode_object(payload)
+        rest = without(original, ("id", "object", "created", "model", "choices", "usage"))
+        out = []
+        for choice, (messages, reason), fields in zip(choices, outcome, original["choices"], strict=True):
+            if not messages and reason is None and choice.delta == Message():
+                self._rules.add("drop_empty_deltas")
+            extras = without(fields, ("index", "delta", "finish_reason"))
+            out += self._events(choice.index, messages, reason, rest, extras)
+        return b"".join(out)
+
+    def _events(
+        self, choice: int, messages: list[Message], reason: str | None, rest: dict[str, Any], extras: dict[str, Any]
+    ) -> list[bytes]:
+        """One event for each message, and one for the finish reason; what else the choice had goes with the first."""
+        deltas: list[tuple[Message, str | None]] = [(message, None) for message in messages]
+        if reason is not None:
+            deltas.append((Message(), reason))
+        elif not deltas and extras.get("logprobs") is not None:
+            deltas.append((Message(), None))
+        return [
+            self._envelope.event(choice, delta, end, rest, {} if position else extras)
+            for position, (delta, end) in enumerate(deltas)
+        ]
+
+    def _take_usage(self, chunk: Chunk, payload: bytes) -> None:
+        """Remember the usage, and the event that will show it if the client asked for it (R12)."""
+        usage = dict(chunk.usage or {})
+        self.usage = decode_usage(usage)
+        if self.usage.total_tokens is not None:
+            usage["total_tokens"] = self.usage.total_tokens
+        if chunk.choices or not self._expectation.usage_wanted:
+            self._rules.add("usage_as_asked")
+        if self._expectation.usage_wanted:
+            rest = without(decode_object(payload), ("id", "object", "created", "model", "choices", "usage"))
+            self._usage_event = self._envelope.usage_event(usage, rest)
+
+    def _done(self) -> bytes:
+        """End the answer: choices without a finish reason get the one that fits, then usage, then `[DONE]`."""
+        closed = next_state(self.state, Input.DONE)
+        out = [self._unfinished(index) for index in self._choices if index not in self._finish_reasons]
+        if all(translator.said is Said.MUTE for translator, _ in self._choices.values()):
+            require_not_swallowed(self.usage, self._expectation)
+        self.state = closed
+        return b"".join([*out, *self._silent_ends, self._usage_event, DONE_EVENT])
+
+    def _unfinished(self, index: int) -> bytes:
+        translator, forms = self._choices[index]
+        parts, reason = translator.finish(None, self._envelope.id, is_at_limit=False)
+        self._finish_reasons[index] = reason
+        return b"".join(self._events(index, forms.messages(parts), reason, {}, {}))
+
+    def _relay(self, event: Event) -> bytes:
+        """Pass an event on as it came; only how the stream ends is looked at."""
+        if event.payload is None:
+            return event.raw
+        if event.payload == DONE:
+            self.state = State.CLOSED
+            return event.raw
+        self.events += 1
+        with suppress(UpstreamProtocolError):
+            self._look_at(decode_chunk(event.payload))
+        return event.raw
+
+    def _look_at(self, chunk: Chunk) -> None:
+        self.state = State.ANSWERING
+        for choice in chunk.choices or ():
+            if choice.finish_reason is not None:
+                self._finish_reasons[choice.index] = choice.finish_reason
+        if chunk.usage is not None:
+            self.usage = decode_usage(chunk.usage)
+
+
+def _role_message(delta: Message) -> Message:
+    """The first message of a choice; null content stays null, so that a first chunk of that form passes as it came."""
+    return Message(role="assistant", content=None if delta.role and delta.content is None else "")
+
+
+def _text_form(delta: Message) -> tuple[str, Message]:
+    """Return the text of `delta`, and a message of nothing but that text."""
+    text = delta.content if isinstance(delta.content, str) else ""
+    return text, Message(content=text)
+
+
+def _arguments_form(delta: Message) -> tuple[str, Message]:
+    """Return the arguments in `delta`, and a message of nothing but these, for a call that has begun."""
+    call = delta.tool_calls[0] if delta.tool_calls else None
+    if call is None or call.function is None or not isinstance(call.function.arguments, str):
+        return "", Message()
+    arguments = call.function.arguments
+    return arguments, Message(tool_calls=[Call(call.index, function=Function(arguments=arguments))])
+
+
+def _is_same(choice: ChunkChoice, messages: list[Message], reason: str | None) -> bool:
+    """Whether the rules left a choice as it came."""
+    return reason == choice.finish_reason and (messages == [choice.delta] or (not messages and reason is not None))
