@@ -105,7 +105,7 @@ class UpstreamError(ProxyError):
     """The model server is at fault."""
 
     status = 502
-    code = "upstream_error"
+    code: str | int | None = "upstream_error"
 
 
 class UpstreamUnavailable(UpstreamError):

@@ -1,0 +1,54 @@
+"""Reading a client's body: what is refused before it is read, and how long and how large it may be."""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from proxy.config import Config
+from proxy.edge.record import clipped
+from proxy.errors import MalformedHttp, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from proxy.wire import headers as wire
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def read_json_body(request: web.BaseRequest, config: Config) -> bytes:
+    """
+    Return the request's body.
+
+    Raises:
+        UnsupportedMediaType: it is declared as something other than plain JSON.
+        PayloadTooLarge: it is over `max_body_bytes`; by its declared length before a byte is read, else by count.
+        RequestTimeout: it did not come within `read_timeout_s`.
+        MalformedHttp: its framing is broken.
+    """
+    _check_declared(request, config)
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(_CONTINUE)
+    try:
+        if request.content.is_eof():
+            return await request.read()
+        async with asyncio.timeout(config.read_timeout_s):
+            return await request.read()
+    except TimeoutError:
+        raise RequestTimeout(f"read_timeout_s: the body did not arrive within {config.read_timeout_s:g} s.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(config) from None
+    except web.RequestPayloadError:  # from aiohttp's parser in Python; the one in C drops the rest without a word
+        raise MalformedHttp("The body's chunked or length framing is broken.") from None
+
+
+def _check_declared(request: web.BaseRequest, config: Config) -> None:
+    content_type = request.headers.get("Content-Type")
+    if content_type is not None and not wire.is_json(content_type):
+        raise UnsupportedMediaType(f"Content-Type must be application/json, not {clipped(content_type)}.")
+    content_encoding = request.headers.get("Content-Encoding")
+    if not wire.is_identity(content_encoding):
+        raise UnsupportedMediaType("Content-Encoding must be identity: compressed bodies are not read.")
+    if request.content_length is not None and request.content_length > config.max_body_bytes:
+        raise _too_large(config)
+
+
+def _too_large(config: Config) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is over the limit of {config.max_body_bytes} bytes (max_body_bytes).")

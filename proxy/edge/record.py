@@ -1,0 +1,80 @@
+"""What is written down about one request: one canonical log line, made of facts and never of content."""
+
+import time
+from typing import Any, Final
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+from proxy.errors import ProxyError
+
+#: Arbitrary: the longest text of a client's own choosing (path, model) that a log line repeats.
+_LONGEST_TEXT: Final = 200
+
+# nginx's code for a client that left before it had its answer; it is never sent.
+CLIENT_CLOSED_REQUEST: Final = 499
+
+
+def clipped(text: str) -> str:
+    """Return `text`, cut to what a message or a log line may repeat of a client's own words."""
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """The fields of the line, in its order. Times are milliseconds, sizes are bytes, None is "did not happen"."""
+
+    request_id: str
+    client_ip: str | None
+    method: str
+    path: str
+    model: str | None = None
+    profile: str | None = None
+    stream: bool | None = None
+    status: int = 0
+    error: str | int | None = None
+    error_type: str | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    events: int = 0
+    duration_ms: float = 0
+    ttft_ms: float | None = None
+    upstream_ms: float | None = None
+    rules: tuple[str, ...] = ()
+    finish_reason: str | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+
+
+class Stopwatch:
+    """Milliseconds since the request's headers were read."""
+
+    __slots__ = ("_started",)
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def ms(self) -> float:
+        """Return the time since the start, to a microsecond."""
+        return round((time.perf_counter() - self._started) * 1000, 3)
+
+
+def note_error(record: Record, error: ProxyError) -> None:
+    """Write down what went wrong. A status that was already sent stays."""
+    record.error = error.code
+    record.error_type = error.kind
+
+
+def note_client_left(record: Record) -> None:
+    """Write down that the client closed its connection first; this is nobody's failure."""
+    record.status = CLIENT_CLOSED_REQUEST
+    record.error = "client_disconnect"
+    record.error_type = None
+
+
+def write(logger: FilteringBoundLogger, record: Record) -> None:
+    """Write the line: level warning when the server's side failed, else info."""
+    fields: dict[str, Any] = msgspec.structs.asdict(record)
+    if record.error_type == "server_error" or record.status >= 500:
+        logger.warning("request", **fields)
+    else:
+        logger.info("request", **fields)

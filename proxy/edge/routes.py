@@ -1,0 +1,121 @@
+"""
+Which requests are answered, and by what.
+
+Nothing is reached that is not in `ROUTES`: a model server has routes that change its state (load an adapter, sleep,
+pause), and none of them may open by accident. A trailing slash is dropped; nothing is redirected or decoded.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from proxy import __version__
+from proxy.config import Config
+from proxy.edge import relay
+from proxy.edge.call import Call
+from proxy.edge.health import Readiness
+from proxy.edge.in_flight import InFlight
+from proxy.edge.record import clipped
+from proxy.errors import MethodNotAllowed, NotFound
+from proxy.translate.profile import Profile
+from proxy.upstream.client import Upstream
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """Everything that a request may need, and that outlives it."""
+
+    config: Config
+    logger: FilteringBoundLogger
+    profile: Profile
+    upstream: Upstream
+    readiness: Readiness
+    in_flight: InFlight
+
+
+Endpoint = Callable[[Edge, Call], Awaitable[web.StreamResponse]]
+
+
+async def _chat(edge: Edge, call: Call) -> web.StreamResponse:
+    return await relay.chat(call, edge.config, edge.profile, edge.upstream)
+
+
+async def _models(edge: Edge, call: Call) -> web.StreamResponse:
+    return await relay.models(call, edge.upstream)
+
+
+async def _live(edge: Edge, call: Call) -> web.StreamResponse:
+    """The loop turns: no I/O, so that a slow model server never gets the proxy restarted."""
+    return await call.send(b'{"status":"ok"}')
+
+
+async def _ready(edge: Edge, call: Call) -> web.StreamResponse:
+    if edge.in_flight.is_draining:
+        return await call.send(b'{"status":"draining"}', status=503)
+    if not await edge.readiness.check():
+        return await call.send(b'{"status":"upstream_unreachable"}', status=503)
+    return await call.send(b'{"status":"ok"}')
+
+
+async def _health(edge: Edge, call: Call) -> web.StreamResponse:
+    """For people: the process is there, so 200, with what it knows."""
+    summary = {
+        "status": "draining" if edge.in_flight.is_draining else "ok",
+        "version": __version__,
+        "profile": edge.profile.name,
+        "upstream": "reachable" if await edge.readiness.check() else "unreachable",
+        "in_flight": len(edge.in_flight),
+    }
+    return await call.send(_encode(summary))
+
+
+async def _version(edge: Edge, call: Call) -> web.StreamResponse:
+    return await call.send(_encode({"name": "devstral-proxy", "version": __version__}))
+
+
+async def _index(edge: Edge, call: Call) -> web.StreamResponse:
+    links = {"chat": "/v1/chat/completions", "models": "/v1/models", "health": "/health", "version": "/version"}
+    return await call.send(_encode({"name": "devstral-proxy", "version": __version__, "links": links}))
+
+
+#: path -> method -> what answers it. HEAD is answered where GET is.
+ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
+    {
+        "/v1/chat/completions": {"POST": _chat},
+        "/v1/models": {"GET": _models},
+        "/health": {"GET": _health},
+        "/health/live": {"GET": _live},
+        "/livez": {"GET": _live},
+        "/health/ready": {"GET": _ready},
+        "/readyz": {"GET": _ready},
+        "/version": {"GET": _version},
+        "/": {"GET": _index},
+    }
+)
+
+
+async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
+    """
+    Answer a request, if something does.
+
+    Raises:
+        ProxyError: nothing does, or what does failed.
+    """
+    return await _find_endpoint(call.request.method, call.request.rel_url.raw_path)(edge, call)
+
+
+def _find_endpoint(method: str, path: str) -> Endpoint:
+    methods = ROUTES.get(path.rstrip("/") or "/")
+    if methods is None:
+        raise NotFound(f"Unknown path {clipped(path)}")
+    endpoint = methods.get("GET" if method == "HEAD" else method)
+    if endpoint is None:
+        error = MethodNotAllowed(f"{clipped(path)} does not take {clipped(method)}")
+        error.headers["Allow"] = ", ".join(["GET", "HEAD"] if "GET" in methods else methods)
+        raise error
+    return endpoint

@@ -1,0 +1,117 @@
+"""Fixtures for tests that need the proxy itself: on a free port, on the loop it is served with, its log at hand."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import pytest_asyncio
+import uvloop
+
+from proxy.config import Config
+from proxy.edge.routes import Edge
+from proxy.edge.server import EDGE, create_app, start
+from proxy.observe.logs import LIBRARIES, configure_logs
+from tests.fakes import until
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Asynchronous tests run on uvloop, as the proxy does."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+class Log:
+    """The proxy's own log, as it is written in production."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def text(self) -> str:
+        return self._path.read_text(encoding="utf-8")
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """Return the fields of every line with this event name."""
+        return [line for line in map(json.loads, self.text.splitlines()) if line["event"] == event]
+
+    async def line(self, event: str = "request") -> dict[str, Any]:
+        """Return the first such line, which is written just after the client has its answer."""
+        await until(lambda: self.lines(event))
+        return self.lines(event)[0]
+
+
+class Proxy:
+    """A running proxy: `url`, `log`, `edge`, and a client `session` for it."""
+
+    def __init__(self, port: int, edge: Edge, log: Log, session: aiohttp.ClientSession) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.edge = edge
+        self.log = log
+        self.session = session
+
+    def chat(self, **fields: Any) -> Any:
+        """Ask for a chat completion: `async with proxy.chat(stream=True) as response`."""
+        body = {"model": "devstral", "messages": [{"role": "user", "content": "Hi"}]} | fields
+        return self.session.post(f"{self.url}/v1/chat/completions", json=body)
+
+    async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send bytes on a connection of their own."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        await writer.drain()
+        return reader, writer
+
+
+StartProxy = Callable[..., Awaitable[Proxy]]
+
+
+@pytest_asyncio.fixture
+async def start_proxy(tmp_path: Path) -> AsyncIterator[StartProxy]:
+    """`await start_proxy(upstream.url, read_timeout_s=0.1)`: a proxy for that upstream, stopped after the test."""
+    stops: list[Callable[[], Awaitable[None]]] = []
+
+    async def started(vllm_base: str, **settings: Any) -> Proxy:
+        path = tmp_path / f"proxy-{len(stops)}.log"
+        config = msgspec.structs.replace(Config(vllm_base=vllm_base, log_file=str(path), debug=True), **settings)
+        app = create_app(config, configure_logs(config))
+        runner, server = await start(app, "127.0.0.1", 0)
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
+
+        async def stop() -> None:
+            await session.close()
+            server.close()
+            await runner.cleanup()
+
+        stops.append(stop)
+        return Proxy(server.sockets[0].getsockname()[1], app[EDGE], Log(path), session)
+
+    with libraries_restored():
+        yield started
+        for stop in reversed(stops):
+            await stop()
+
+
+@contextmanager
+def libraries_restored() -> Iterator[None]:
+    """`configure_logs` routes the libraries' loggers to the proxy's log; undo it afterwards."""
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def unused_port(unused_tcp_port: int) -> int:
+    """A port that nothing listens on."""
+    return unused_tcp_port
