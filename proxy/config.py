@@ -83,6 +83,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     between_bytes_timeout_s: Annotated[
         Wait, About("The longest silence inside an answer.", "BETWEEN_BYTES_TIMEOUT")
     ] = 120
+    keep_alive_s: Annotated[
+        WaitOrZero,
+        About("How long a stream may be silent before a comment keeps it open; 0 is no comment.", "KEEP_ALIVE"),
+    ] = 15
     read_timeout_s: Annotated[Wait, About("The longest a client may take to send its body.", "READ_TIMEOUT")] = 30
     max_connections: Annotated[Size, About("The most connections to the upstream.", "MAX_CONNECTIONS")] = 1024
     # vLLM closes an idle connection after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): the pool must let go before it does.

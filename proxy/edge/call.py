@@ -29,7 +29,7 @@ class Call:
     The writing methods raise ConnectionError when the client has left.
     """
 
-    __slots__ = ("_closing", "_stream", "record", "request", "stopwatch")
+    __slots__ = ("_closing", "_stream", "last_write_at", "record", "request", "stopwatch")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self.request = request
@@ -42,6 +42,8 @@ class Call:
         )
         self._stream: web.StreamResponse | None = None
         self._closing = False
+        #: loop time of the last write to a streamed answer
+        self.last_write_at = 0.0
 
     @property
     def has_begun(self) -> bool:
@@ -78,6 +80,7 @@ class Call:
                 self._stream.force_close()
             await self._stream.prepare(self.request)
         self.record.bytes_out += len(data)
+        self.last_write_at = asyncio.get_running_loop().time()
         await self._stream.write(data)
 
     async def end(self) -> web.StreamResponse:

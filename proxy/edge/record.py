@@ -60,7 +60,7 @@ class Stopwatch:
 
 def note_error(record: Record, error: ProxyError) -> None:
     """Write down what went wrong. A status that was already sent stays."""
-    record.error = error.code
+    record.error = error.kind if error.code is None else error.code
     record.error_type = error.kind
 
 

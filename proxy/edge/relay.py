@@ -15,7 +15,8 @@ from typing import Final
 from aiohttp import web
 
 from proxy.config import Config
-from proxy.edge.call import EVENT_STREAM, STREAM_HEADERS, Call
+from proxy.edge.call import Call
+from proxy.edge.heartbeat import Heartbeat
 from proxy.edge.intake import read_json_body
 from proxy.edge.record import clipped, note_error
 from proxy.errors import ProxyError, UpstreamProtocolError
@@ -44,15 +45,17 @@ async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream)
     call.record.bytes_in = len(body)
     request = translate_request(body, profile, strict=config.strict)
     _note_request(call, request, profile)
+    traceparent = wire.traceparent(call.request.headers.get("traceparent"))
     sent_at = call.stopwatch.ms()
     try:
-        traceparent = wire.traceparent(call.request.headers.get("traceparent"))
-        async with upstream.send(request, call.record.request_id, traceparent) as answer:
-            if answer.status != 200:
-                raise await _refusal(answer)
-            if request.stream:
+        if request.stream:
+            async with (
+                Heartbeat(call, config.keep_alive_s),
+                upstream.send(request, call.record.request_id, traceparent) as answer,
+            ):
                 return await _streamed(call, request, answer, config)
-            whole = await _whole_body(answer)
+        async with upstream.send(request, call.record.request_id, traceparent) as answer:
+            whole = await _whole_body(await _accepted(answer))
     finally:
         call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
     return await _send_whole(call, request, whole)
@@ -61,9 +64,7 @@ async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream)
 async def models(call: Call, upstream: Upstream) -> web.StreamResponse:
     """Answer with the model server's own list of models."""
     async with upstream.models(call.record.request_id) as answer:
-        if answer.status != 200:
-            raise await _refusal(answer)
-        body = await _whole_body(answer)
+        body = await _whole_body(await _accepted(answer))
     return await call.send(body)
 
 
@@ -83,14 +84,21 @@ def _note_answer(call: Call, usage: Usage | None, finish_reasons: tuple[str, ...
         record.tokens_in, record.tokens_out = usage.prompt_tokens, usage.completion_tokens
 
 
-async def _refusal(answer: Answer) -> ProxyError:
-    """Return the error that an answer with a status other than 200 stands for."""
+async def _accepted(answer: Answer) -> Answer:
+    """
+    Return `answer` if the model server took the request.
+
+    Raises:
+        UpstreamError: the error that any other status than 200 stands for.
+    """
+    if answer.status == 200:
+        return answer
     if answer.status < 400:
-        return UpstreamProtocolError(f"The model server answered with status {answer.status}, which is not followed.")
+        raise UpstreamProtocolError(f"The model server answered with status {answer.status}, which is not followed.")
     error = translate_failure(answer.status, await answer.read_at_most(LONGEST_FAILURE))
     if answer.retry_after is not None:
         error.headers["Retry-After"] = answer.retry_after
-    return error
+    raise error
 
 
 async def _whole_body(answer: Answer) -> bytes:
@@ -107,9 +115,10 @@ async def _send_whole(call: Call, request: UpstreamRequest, body: bytes) -> web.
 
 
 async def _streamed(call: Call, request: UpstreamRequest, answer: Answer, config: Config) -> web.StreamResponse:
+    await _accepted(answer)
     if not request.upstream_stream or wire.is_json(answer.content_type):
-        stream = completion_as_stream(await _whole_body(answer), request.expectation)
-        return await call.send(stream, content_type=EVENT_STREAM, headers=STREAM_HEADERS)
+        await call.write(completion_as_stream(await _whole_body(answer), request.expectation))
+        return await call.end()
     if not wire.is_event_stream(answer.content_type):
         raise _unexpected(answer)
     translator = StreamTranslator(request.expectation, max_event_bytes=config.max_event_bytes)

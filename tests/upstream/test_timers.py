@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.fakes import STREAM_HEAD, Do, ScriptedUpstream, completion, event, te
 LONG = 1000.0
 
 
-async def test_connect(start_proxy, monkeypatch):
+async def test_connect(start_proxy):
     """A listener with a full backlog does not answer SYNs: the connection hangs, as it does with a dead host."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
@@ -25,7 +26,7 @@ async def test_connect(start_proxy, monkeypatch):
             fillers.append(filler)
         host, port = full.getsockname()
         proxy = await start_proxy(f"http://{host}:{port}", connect_timeout_s=0.05)
-        async with proxy.chat() as response:
+        async with asyncio.timeout(10), proxy.chat() as response:
             error = (await response.json())["error"]
         for filler in fillers:
             filler.close()
@@ -104,6 +105,17 @@ async def test_a_client_that_reads_slowly_is_not_the_upstreams_silence(start_pro
         proxy = await start_proxy(upstream.url, between_bytes_timeout_s=0.5)
         async with proxy.chat(stream=True) as response:
             await asyncio.sleep(1.0)  # far longer than the timer; the buffers are full long before
+            assert b'"error"' not in await response.read()
+
+
+async def test_a_busy_loop_is_not_the_upstreams_silence(start_proxy):
+    blocked = asyncio.Event()
+    end = [event(text_chunk("b")), event(text_chunk("", finish="stop")), event(b"[DONE]"), b"0\r\n\r\n"]
+    async with ScriptedUpstream([STREAM_HEAD, event(text_chunk("a")), blocked, *end]) as upstream:
+        proxy = await start_proxy(upstream.url, between_bytes_timeout_s=0.2)
+        async with proxy.chat(stream=True) as response:
+            blocked.set()
+            time.sleep(0.5)  # noqa: ASYNC251 - nothing on this loop runs meanwhile, and then everything is late
             assert b'"error"' not in await response.read()
 
 

@@ -1,0 +1,100 @@
+"""
+F12: a silent stream is kept open by comments, at event boundaries only, and before the first token too.
+
+vllm-project/vllm#47647, #51034; maximhq/bifrost#5010. The upstream stays silent until the client has the comments.
+"""
+
+import asyncio
+
+from proxy.edge.heartbeat import COMMENT
+from tests.fakes import DONE, STREAM_END, STREAM_HEAD, Do, ScriptedUpstream, event, text_chunk, whole
+
+BEAT_S = 0.02
+#: Only a bound for a test that would else hang.
+PATIENCE_S = 10
+
+
+async def comments(response, count):
+    for _ in range(count):
+        assert await response.content.readuntil(b"\n\n") == COMMENT
+
+
+async def test_comments_come_while_the_upstream_has_not_answered_yet(start_proxy):
+    heard = asyncio.Event()
+    script = [
+        heard,
+        STREAM_HEAD,
+        event(text_chunk("Hi", role="assistant")),
+        event(text_chunk(finish="stop")),
+        DONE,
+        STREAM_END,
+    ]
+    async with ScriptedUpstream(script) as upstream, asyncio.timeout(PATIENCE_S):
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S)
+        async with proxy.chat(stream=True) as response:
+            assert response.status == 200
+            await comments(response, 2)
+            heard.set()
+            assert (await response.read()).endswith(b"data: [DONE]\n\n")
+
+
+async def test_comments_stand_between_events_and_never_inside_one(start_proxy):
+    heard, half = asyncio.Event(), event(text_chunk("split"))
+    script = [STREAM_HEAD, event(text_chunk("a", role="assistant")), half[:-9], heard, half[-9:]]
+    script += [event(text_chunk(finish="stop")), DONE, STREAM_END]
+    async with ScriptedUpstream(script) as upstream, asyncio.timeout(PATIENCE_S):
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S)
+        async with proxy.chat(stream=True) as response:
+            while b'"a"' not in await response.content.readuntil(b"\n\n"):
+                pass
+            await comments(response, 2)
+            heard.set()
+            rest = (await response.read()).replace(COMMENT, b"")
+            assert all(part.startswith(b"data: ") for part in rest.split(b"\n\n")[:-1])
+            assert b'"split"' in rest
+
+
+async def test_comments_keep_a_client_that_streams_while_the_upstream_is_asked_whole(start_proxy):
+    heard = asyncio.Event()
+    answer = {
+        "id": "c",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
+    }
+    async with ScriptedUpstream([heard, whole(answer)]) as upstream, asyncio.timeout(PATIENCE_S):
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S, options={"upstream_stream": "never"})
+        async with proxy.chat(stream=True) as response:
+            await comments(response, 2)
+            heard.set()
+            assert b'"content":"Hi"' in await response.read()
+        assert upstream.requests[0].json["stream"] is False
+
+
+async def test_an_error_after_a_comment_is_an_event(start_proxy):
+    heard = asyncio.Event()
+    async with ScriptedUpstream([heard, whole({"error": {"message": "full"}}, status=503)]) as upstream:
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S)
+        async with proxy.chat(stream=True) as response, asyncio.timeout(PATIENCE_S):
+            await comments(response, 1)
+            heard.set()
+            rest = (await response.read()).replace(COMMENT, b"")
+        assert rest.startswith(b'data: {"error":')
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert (await proxy.log.line())["error"] is not None
+
+
+async def test_comments_do_not_calm_the_upstreams_timers(start_proxy):
+    async with ScriptedUpstream([STREAM_HEAD, Do.WAIT_FOR_PEER]) as upstream, asyncio.timeout(PATIENCE_S):
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S, first_byte_timeout_s=10 * BEAT_S)
+        async with proxy.chat(stream=True) as response:
+            stream = await response.read()
+        assert stream.startswith(COMMENT)
+        assert b"first_byte_timeout_s" in stream
+
+
+async def test_no_comment_comes_when_the_interval_is_zero(start_proxy):
+    silence = 5 * BEAT_S
+    script = [STREAM_HEAD, silence, event(text_chunk("Hi")), event(text_chunk(finish="stop")), DONE, STREAM_END]
+    async with ScriptedUpstream(script) as upstream:
+        proxy = await start_proxy(upstream.url, keep_alive_s=0)
+        async with proxy.chat(stream=True) as response:
+            assert COMMENT not in await response.read()
