@@ -27,10 +27,10 @@ lint: $(VENV)/.dev-stamp ## Check style and formatting
 types: $(VENV)/.dev-stamp ## Check types
 	$(BIN)/mypy
 
-vllm: ## Set up a real vLLM that runs without a GPU, and a scripted model (3.6 GB below the user's cache folder)
-	bash tests/live/install.sh
+vllm: $(VENV)/.run-stamp ## Run a real vLLM on the CPU: VERSION=v13 PORT=8100 TOKENIZER_MODE=mistral REASONING= NOTOOLS=
+	@exec $(BIN)/python -m tests.live.servers
 
-test-vllm: $(VENV)/.dev-stamp ## Run the tests that need that vLLM; they set it up and start it
+test-vllm: $(VENV)/.dev-stamp ## Run the proxy in front of that vLLM, in five modes
 	$(BIN)/python -m pytest -m live tests/live $(ARGS)
 
 # --- environments
@@ -65,13 +65,14 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 
 .venv-oracle-%/.stamp: deploy/requirements-oracle-%.txt | $(VENV)/bin/python
 	@echo 'Installing into .venv-oracle-$* from $<'
-	@$(BIN)/python -m venv .venv-oracle-$*
-	@.venv-oracle-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/python -m venv --clear .venv-oracle-$*
+	@.venv-oracle-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --only-binary :all: --require-hashes -r $<
 	@touch $@
 
 # --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
 
-bench: $(VENV)/.run-stamp ## Measure the proxy and write benchmarks/results, in about five minutes
+bench: $(VENV)/.run-stamp ## Measure the proxy and write benchmarks/results, in about six minutes
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 bench-guard: $(VENV)/.run-stamp ## Measure for under a minute; fail when benchmarks/limits.json is exceeded
@@ -120,5 +121,5 @@ lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt an
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +

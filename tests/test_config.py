@@ -44,6 +44,7 @@ SAMPLES = {
     "connect_timeout_s": ("1", "1", 1.0),
     "first_byte_timeout_s": ("600", "600", 600.0),
     "between_bytes_timeout_s": ("7.25", "7.25", 7.25),
+    "keep_alive_s": ("5", "5", 5.0),
     "read_timeout_s": ("5", "5", 5.0),
     "max_connections": ("1", "1", 1),
     "pool_idle_s": ("4", "4", 4.0),

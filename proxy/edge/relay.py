@@ -10,7 +10,9 @@ model server sends as an event, gets a real status. Clients have been seen to ig
 `await call.write()` before the next read is the backpressure: a client that reads slowly slows the model server down.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -20,11 +22,12 @@ from proxy.edge.heartbeat import Heartbeat
 from proxy.edge.intake import read_json_body
 from proxy.edge.record import clipped, note_error
 from proxy.errors import ProxyError, UpstreamProtocolError
+from proxy.translate.answer_replay import played
 from proxy.translate.completion import translate_completion
 from proxy.translate.failure import translate_failure
 from proxy.translate.profile import Profile
-from proxy.translate.request import UpstreamRequest, translate_request
-from proxy.translate.stream import State, StreamTranslator, completion_as_stream
+from proxy.translate.request import UpstreamRequest, asked_whole, translate_request
+from proxy.translate.stream import State, StreamTranslator
 from proxy.upstream.client import Answer, Upstream
 from proxy.wire import headers as wire
 from proxy.wire.completion import Usage
@@ -43,22 +46,26 @@ async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream)
     """
     body = await read_json_body(call.request, config)
     call.record.bytes_in = len(body)
-    request = translate_request(body, profile, strict=config.strict)
+    user_agent = call.request.headers.get("User-Agent", "")
+    request = translate_request(body, profile, strict=config.strict, user_agent=user_agent)
     _note_request(call, request, profile)
-    traceparent = wire.traceparent(call.request.headers.get("traceparent"))
     sent_at = call.stopwatch.ms()
     try:
         if request.stream:
-            async with (
-                Heartbeat(call, config.keep_alive_s),
-                upstream.send(request, call.record.request_id, traceparent) as answer,
-            ):
-                return await _streamed(call, request, answer, config)
-        async with upstream.send(request, call.record.request_id, traceparent) as answer:
+            async with Heartbeat(call, config.keep_alive_s):
+                return await _answer_streamed(call, request, upstream, config)
+        async with _sent(call, request, upstream) as answer:
             whole = await _whole_body(await _accepted(answer))
     finally:
         call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
-    return await _send_whole(call, request, whole)
+    translated = translate_completion(whole, request.expectation)
+    _note_answer(call, translated.usage, translated.finish_reasons, translated.rules_applied)
+    return await call.send(translated.body)
+
+
+def _sent(call: Call, request: UpstreamRequest, upstream: Upstream) -> AbstractAsyncContextManager[Answer]:
+    traceparent = wire.traceparent(call.request.headers.get("traceparent"))
+    return upstream.send(request, call.record.request_id, traceparent)
 
 
 async def models(call: Call, upstream: Upstream) -> web.StreamResponse:
@@ -108,37 +115,51 @@ async def _whole_body(answer: Answer) -> bytes:
     return await answer.read(LONGEST_ANSWER)
 
 
-async def _send_whole(call: Call, request: UpstreamRequest, body: bytes) -> web.StreamResponse:
-    answer = translate_completion(body, request.expectation)
-    _note_answer(call, answer.usage, answer.finish_reasons, answer.rules_applied)
-    return await call.send(answer.body)
+async def _answer_streamed(
+    call: Call, request: UpstreamRequest, upstream: Upstream, config: Config
+) -> web.StreamResponse:
+    async with _sent(call, request, upstream) as answer:
+        await _accepted(answer)
+        if not request.upstream_stream or wire.is_json(answer.content_type):
+            return await _played(call, answer, request, {})
+        if not wire.is_event_stream(answer.content_type):
+            raise _unexpected(answer)
+        translator = StreamTranslator(request.expectation, max_event_bytes=config.max_event_bytes)
+        try:
+            response = await _relayed(call, answer, translator)
+        finally:
+            call.record.events = translator.events
+            _note_answer(call, translator.usage, translator.finish_reasons, translator.rules_applied)
+    if response is None:  # the parser of the model server swallowed the answer: asked whole, it may show it (R4)
+        async with _sent(call, asked_whole(request), upstream) as answer:
+            return await _played(call, await _accepted(answer), request, translator.begun)
+    return response
 
 
-async def _streamed(call: Call, request: UpstreamRequest, answer: Answer, config: Config) -> web.StreamResponse:
-    await _accepted(answer)
-    if not request.upstream_stream or wire.is_json(answer.content_type):
-        await call.write(completion_as_stream(await _whole_body(answer), request.expectation))
-        return await call.end()
-    if not wire.is_event_stream(answer.content_type):
-        raise _unexpected(answer)
-    translator = StreamTranslator(request.expectation, max_event_bytes=config.max_event_bytes)
-    try:
-        return await _relayed(call, answer, translator)
-    finally:
-        call.record.events = translator.events
-        _note_answer(call, translator.usage, translator.finish_reasons, translator.rules_applied)
+async def _played(call: Call, answer: Answer, request: UpstreamRequest, begun: Mapping[str, Any]) -> web.StreamResponse:
+    """Give a client that streams the whole answer that the model server was asked for."""
+    whole = translate_completion(await _whole_body(answer), request.expectation)
+    _note_answer(call, whole.usage, whole.finish_reasons, whole.rules_applied)
+    await call.write(played(whole, request.expectation, begun))
+    return await call.end()
 
 
-async def _relayed(call: Call, answer: Answer, translator: StreamTranslator) -> web.StreamResponse:
-    """Relay a stream until the translator is done with it: after `[DONE]`, the upstream's end, or an error."""
+async def _relayed(call: Call, answer: Answer, translator: StreamTranslator) -> web.StreamResponse | None:
+    """
+    Relay a stream until the translator is done with it: after `[DONE]`, the upstream's end, or an error.
+
+    Returns None when nothing was said and the answer is to be asked for again.
+    """
     receive, closed = translator.receive, State.CLOSED
     while translator.state is not closed:
         piece = await answer.read_some()
         out = receive(piece) if piece else translator.receive_eof()
-        if translator.error is not None:
+        if translator.error is not None and not translator.wants_whole:
             return await _broken(call, answer, translator.error, out)
         if out:
             await call.write(out)
+        if translator.wants_whole:
+            return None
         if not piece:
             break
     response = await call.end()

@@ -3,7 +3,7 @@ The calls of one choice: which fragment belongs to which call, under which id an
 
 A fragment belongs to the call that its index last stood for. It begins a new call if the index is new, if it brings
 another id, or if it brings a name after the arguments have ended (mistral-vibe's back end and llama.cpp give index 0 to
-several calls). Calls are numbered in the order they begin.
+several calls). Calls are numbered in the order they begin. Fragments of several open calls may alternate.
 """
 
 from typing import Any
@@ -43,6 +43,8 @@ class CallTracker:
         self._options = expectation.options
         self._names = expectation.tool_names
         self._buffered = expectation.custom_tools
+        # What is held back of a call, and what is to be appended to it, must be out before the next one begins.
+        self._keeps_order = self._options.tool_stream == "whole" or self._options.bad_args == "repair"
         self._choice = choice
         self._rules = rules
         self._calls: list[_OpenCall] = []
@@ -79,11 +81,9 @@ class CallTracker:
         return parts
 
     def passes(self, piece: str) -> bool:
-        """Take `piece` of the only open call's arguments if it cannot end them; return whether it was taken."""
+        """Take `piece` of the last call's arguments if it cannot end them; return whether it was taken."""
         last = self._calls[-1]
-        if last.arguments.state is not ArgumentState.OBJECT or last.text is not None or last.name in self._buffered:
-            return False
-        return last.arguments.passes(piece)
+        return last.arguments.state is ArgumentState.OBJECT and last.text is None and last.arguments.passes(piece)
 
     def add(self, found: FoundCall, answer_id: str) -> CallParts:
         """Take a whole call that was found in text."""
@@ -95,7 +95,7 @@ class CallTracker:
     def _begin(self, upstream_id: str | None, written: str, answer_id: str, parts: CallParts) -> _OpenCall:
         if not written.strip():
             raise UpstreamProtocolError("The model server sent a tool call without a name.", code="malformed_tool_call")
-        if self._calls:
+        if self._calls and self._ends_at_the_next(self._calls[-1]):
             self._complete(self._calls[-1], parts, is_cut=False)
         index = len(self._calls)
         name, glued_id = known_name(written, self._names)
@@ -106,6 +106,10 @@ class CallTracker:
         client_id = self._client_id(upstream_id or glued_id, f"~resp:{answer_id}:{self._choice}:{index}")
         parts.append(CallPart(index, "", client_id, call.name))
         return call
+
+    def _ends_at_the_next(self, call: _OpenCall) -> bool:
+        """Whether `call` has no further fragments once another begins; a client may want to read it then."""
+        return call.is_empty or self._keeps_order or call.name in self._buffered
 
     def _client_id(self, upstream_id: str | None, key: str) -> str:
         """Return an id of nine alphanumerics that no other call of this message has (R6, H2)."""
@@ -186,8 +190,8 @@ class CallTracker:
         self._glued.clear()
         if found := calls_in_json(text, self._names):
             self._rules.add("recover_leaked_calls")
-            for call in found:
-                parts += self.add(call, answer_id)
+            for leaked in found:
+                parts += self.add(leaked, answer_id)
             return
         call = self._begin(None, "[", answer_id, parts)
         self._append(call, text.lstrip()[1:], parts)

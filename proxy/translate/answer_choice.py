@@ -7,11 +7,11 @@ One choice of an answer: fragments in, settled parts out. Streams and whole answ
                                                            ^
     tool_calls --------------------------------------------+
 
-              Say.THOUGHT         Say.TEXT
-    SILENT ----------------> MUSED --------> SPOKE --+
-      |  +---- Say.TEXT ---------------------> ^     | Say.CALL
-      +------- Say.CALL ---------------------------> CALLED
-    Say.END leads from SILENT to MUTE and from the others to ENDED; there nothing more may be said.
+    SILENT --THOUGHT--> MUSED --TEXT--> SPOKE --CALL--> CALLED
+      |                   |               ^               ^
+      +-------TEXT--------|---------------+               |
+      +-------CALL--------+-------------CALL--------------+
+    END leads from SILENT to MUTE and from the others to ENDED; there nothing more may be said.
 """
 
 from collections.abc import Iterable, Mapping
@@ -94,7 +94,6 @@ class ChoiceTranslator:
     def __init__(self, expectation: Expectation, index: int, rules: RuleLog) -> None:
         options = expectation.options
         self.said = Said.SILENT
-        self._sends_fragments = options.tool_stream == "incremental" and not expectation.legacy_functions
         self._expectation = expectation
         self._rules = rules
         self._echo = EchoedPrefix(expectation.echoed_prefix, rules)
@@ -110,15 +109,19 @@ class ChoiceTranslator:
         """Take a delta of nothing but `text`, not empty, if it goes on as it came; return whether it was taken."""
         return (
             self.said is Said.SPOKE
-            and self._echo.is_settled
             and self._think.is_settled
             and (self._leaked is None or self._leaked.is_clear(text))
             and self._space.is_clear(text)
         )
 
+    @property
+    def last_call(self) -> int:
+        """The index of the last call that has begun, -1 if none has."""
+        return self._calls.count - 1
+
     def passes_arguments(self, piece: str) -> bool:
         """Take a further piece of the last call's arguments if it goes on as it came; return whether it was taken."""
-        return self.said is Said.CALLED and self._sends_fragments and self._calls.passes(piece)
+        return self.said is Said.CALLED and self._calls.passes(piece)
 
     def receive(self, delta: Message, answer_id: str) -> list[Part]:
         """

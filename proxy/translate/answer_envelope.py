@@ -23,20 +23,20 @@ class Envelope:
         self._expectation = expectation
         self._strips = expectation.options.strip_vendor_fields
         self._rules = rules
-        self._constant: dict[str, Any] = {}
+        self.constant: dict[str, Any] = {}
         self._fits: tuple[Any, ...] = ()
 
     @property
     def is_known(self) -> bool:
         """Whether a chunk has been seen."""
-        return bool(self._constant)
+        return bool(self.constant)
 
     def learn(self, chunk: Chunk, payload: bytes) -> None:
         """Take the constant fields from the first chunk; what it lacks is made up from it."""
         self.id = chunk.id or "chatcmpl-" + nine_char_digest(payload.decode("utf-8", "replace"))
         created = 0 if chunk.created is None else chunk.created
         model = chunk.model or self._expectation.model
-        self._constant = {"id": self.id, "object": CHUNK_OBJECT, "created": created, "model": model}
+        self.constant = {"id": self.id, "object": CHUNK_OBJECT, "created": created, "model": model}
         self._fits = (self.id, CHUNK_OBJECT, created, model)
 
     def fits(self, chunk: Chunk) -> bool:
@@ -71,11 +71,11 @@ class Envelope:
         `rest` are other fields of the event it stands for, `extras` of its choice; vendor keys are left out of both.
         """
         body = {"index": choice, "delta": delta, "logprobs": None, **self._kept(extras), "finish_reason": reason}
-        return data_event(encode({**self._constant, "choices": [body], **self._kept(rest)}))
+        return data_event(encode({**self.constant, "choices": [body], **self._kept(rest)}))
 
     def usage_event(self, usage: Mapping[str, Any], rest: Mapping[str, Any]) -> bytes:
         """Return the last chunk of a stream: no choices, only usage."""
-        return data_event(encode({**self._constant, "choices": [], "usage": usage, **self._kept(rest)}))
+        return data_event(encode({**self.constant, "choices": [], "usage": usage, **self._kept(rest)}))
 
     def _kept(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self._strips:

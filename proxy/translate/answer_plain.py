@@ -31,8 +31,8 @@ class PlainEvents:
         """Take what stands around `piece` in `payload`, a chunk of `choice` that goes on as it came."""
         before, mark, rest = payload.partition(self._mark)
         written = _encoder.encode(piece)[1:]
-        if not mark or not rest.startswith(written) or self._mark in rest:
-            return  # it is escaped in another way, or two fields have this name: this event teaches nothing
+        if not mark or not rest.startswith(written):
+            return  # it is escaped in another way: this event teaches nothing
         self.choice = choice
         self._before, self._after = before + mark, rest[len(written) - 1 :]
         self._event_start, self._event_end = envelope.forwarded_around(self._before, self._after)

@@ -1,31 +1,40 @@
 """A whole answer played as a stream, for a client that streams while the upstream was asked without (Q28, R9)."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
-from proxy.translate.completion import translate_completion
+from proxy.translate.completion import CompletionAnswer, translate_completion
 from proxy.translate.expectation import Expectation
 from proxy.wire.completion import CHUNK_OBJECT, decode_object, encode
 from proxy.wire.sse import DONE_EVENT, data_event
 
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _NOT_IN_CHUNKS: Final = ("object", "choices", "usage")
 _THOUGHTS: Final = ("reasoning", "reasoning_content")
 _OTHER_FIELDS: Final = ("refusal", "audio", "content", "function_call")
 
 
 def completion_as_stream(body: bytes, expectation: Expectation) -> bytes:
-    """
-    Translate the whole answer `body` and return it as the events of a stream: each call and each text in one delta.
+    """Translate the whole answer `body` and return it as the events of a stream."""
+    return played(translate_completion(body, expectation), expectation)
 
-    Raises:
-        UpstreamProtocolError, UpstreamRejected: as `translate_completion`; nothing has been sent then.
+
+def played(whole: CompletionAnswer, expectation: Expectation, begun: Mapping[str, Any] = _NOTHING) -> bytes:
     """
-    answer = decode_object(translate_completion(body, expectation).body)
+    Return a translated answer as the events of a stream: each call and each text in one delta.
+
+    `begun` has the constant fields of a stream whose first chunks the client already has: the events go on from there.
+    """
+    answer = decode_object(whole.body)
     constant = {key: value for key, value in answer.items() if key not in _NOT_IN_CHUNKS}
     constant["object"] = CHUNK_OBJECT
+    constant |= begun
+    first = 1 if begun else 0  # the role, which a stream that has begun has sent
     events = []
     for position, choice in enumerate(answer.get("choices") or ()):
         index = choice.get("index", position)
-        for delta in _deltas(choice.get("message") or {}):
+        for delta in _deltas(choice.get("message") or {})[first:]:
             events.append(_event(constant, {"index": index, "delta": delta, "finish_reason": None}))
         end = {"index": index, "delta": {}, "finish_reason": choice.get("finish_reason")}
         events.append(_event(constant, _with_logprobs(end, choice)))

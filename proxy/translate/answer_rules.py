@@ -6,6 +6,7 @@ from typing import Final
 
 ANSWER_RULES: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "role_is_assistant": "R1: an answer is the assistant's; vLLM names it after a last message to go on from.",
         "one_role_first": "R1: each choice begins with exactly one role chunk; later roles are dropped.",
         "constant_envelope": "R1: id, model, created and object are constant over a stream; what is missing is filled.",
         "drop_empty_deltas": "R1: chunks that say nothing are dropped (vLLM 0.13 sends `delta: {}` after calls).",

@@ -39,11 +39,6 @@ class EchoedPrefix:
         self._held = ""
         self._rules = rules
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether all further text passes unchanged."""
-        return not self._prefix
-
     def receive(self, text: str) -> str:
         """Return the text that is certainly not the echo."""
         if not self._prefix:
@@ -119,7 +114,8 @@ class ThinkTags:
         held, self._held = self._held, ""
         if self._state is _Think.THINKING:
             return [Thought(held)]
-        self._state = _Think.ANSWERING
+        if held:
+            self._state = _Think.ANSWERING
         return [Text(held)]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from operator import is_
 
 from msgspec import UNSET
 
@@ -41,6 +42,8 @@ def _both_speak(first: Message, second: Message) -> bool:
 
 def merge_runs(chat: Chat, belong: Callable[[Message, Message], bool], *, needs_calls: bool = False) -> JsonPath | None:
     """Make one message of each run of neighbours that belong together; the path of the first that was joined."""
+    if not any(belong(first, second) for first, second in pairwise(chat.messages)):
+        return None
     kept: list[Message] = []
     changed: JsonPath | None = None
     for start, run in _runs(chat.messages, belong):
@@ -164,6 +167,8 @@ def results_follow_their_calls(chat: Chat) -> JsonPath | None:
         ordered.append(message)
         if message.calls:
             ordered += [answer for answers in next(turns).answers for answer in answers]
+    if len(ordered) == len(chat.messages) and all(map(is_, ordered, chat.messages)):
+        return None
     before, chat.messages = chat.messages, ordered
     # Results that another rule added or joined are that rule's change: only a move counts here.
     kept = {id(message) for message in ordered}

@@ -21,7 +21,6 @@ from proxy.wire.completion import (
     VENDOR_KEYS,
     Call,
     Choice,
-    Completion,
     Message,
     Usage,
     decode_completion,
@@ -29,6 +28,7 @@ from proxy.wire.completion import (
     decode_usage,
     encode,
 )
+from proxy.wire.ids import nine_char_digest
 
 
 class CompletionAnswer(msgspec.Struct, frozen=True):
@@ -55,7 +55,8 @@ def translate_completion(body: bytes, expectation: Expectation) -> CompletionAns
         raise error_in_answer(body)
     usage = decode_usage(completion.usage) if completion.usage is not None else None
     answer = decode_object(body)
-    editor = _Editor(completion, usage, expectation)
+    answer_id = completion.id or nine_char_digest(body.decode("utf-8", "replace"))
+    editor = _Editor(answer_id, expectation, is_at_limit=is_at_limit(usage, expectation, len(completion.choices)))
     for choice, fields in zip(completion.choices, answer["choices"], strict=True):
         editor.edit(choice, fields)
     if editor.is_mute:
@@ -82,13 +83,13 @@ def _as_it_came(body: bytes) -> CompletionAnswer:
 class _Editor:
     """Edits the choices of one answer in place."""
 
-    def __init__(self, completion: Completion, usage: Usage | None, expectation: Expectation) -> None:
+    def __init__(self, answer_id: str, expectation: Expectation, *, is_at_limit: bool) -> None:
         self.rules = RuleLog()
         #: whether nothing at all arrived in any choice so far, and none says why
         self.is_mute = True
-        self._answer_id = completion.id or ""
+        self._answer_id = answer_id
         self._expectation = expectation
-        self._is_at_limit = is_at_limit(usage, expectation, len(completion.choices or ()))
+        self._is_at_limit = is_at_limit
 
     def edit(self, choice: Choice, fields: dict[str, Any]) -> None:
         """Translate `choice`, and write what it becomes into its `fields`."""
@@ -101,7 +102,10 @@ class _Editor:
         parts = translator.receive(choice.message, self._answer_id)
         more, reason = translator.finish(choice.finish_reason, self._answer_id, is_at_limit=self._is_at_limit)
         said = MessageForms(self._expectation, self.rules, is_whole=True).messages(parts + more)
-        message = fields["message"] = fields.get("message") or {"role": "assistant"}
+        message = fields["message"] = fields.get("message") or {}
+        if message.get("role") != "assistant":
+            message["role"] = "assistant"
+            self.rules.add("role_is_assistant")
         self._write_content(message, said)
         self._write_thoughts(message, said)
         fields["finish_reason"] = reason
@@ -116,10 +120,10 @@ class _Editor:
 
     def _write_content(self, message: dict[str, Any], said: list[Message]) -> None:
         content = "".join(part.content for part in said if isinstance(part.content, str))
-        calls = [call for part in said for call in part.tool_calls or ()]
+        calls = sorted((call for part in said for call in part.tool_calls or ()), key=lambda call: call.index or 0)
         function_call = next((part.function_call for part in said if part.function_call), None)
         before = message.get("content")
-        if content or calls or function_call or before:
+        if content or calls or function_call or before not in (None, ""):
             message["content"] = content or (None if calls or function_call or before is None else "")
         if before == "" and message["content"] is None:
             self.rules.add("empty_content_to_null")

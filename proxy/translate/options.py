@@ -60,7 +60,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     client_ids: Literal["upstream", "call_prefix"] = "upstream"
     trailing_text: Literal["content", "drop"] = "content"
     bad_args: Literal["keep", "repair"] = "keep"
-    tool_stream: Literal["incremental", "whole"] = "incremental"
+    tool_stream: Literal["auto", "incremental", "whole"] = "auto"
+    retry_swallowed: Literal["off", "non_stream"] = "off"
     named_finish: Literal["tool_calls", "stop"] = "tool_calls"
     extract_think: bool = True
     reasoning_field: Literal["both", "reasoning_content", "reasoning", "content", "drop", "untouched"] = "both"

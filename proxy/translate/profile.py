@@ -9,6 +9,7 @@ versions of mistral-common. Merging before pairing, for one, glues two tool turn
 A rule that stands in a `Choice` is picked by an option; a profile is a name and its options.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -205,13 +206,24 @@ _OPTIONS = {
 PROFILE_NAMES = tuple(_OPTIONS)
 
 
+# Clients that read every delta of a tool call as a whole call, by what their User-Agent holds.
+# Sources: @ai-sdk/mistral 3.0.58, mistralai 2.x for Python and TypeScript (their custom user agents).
+_TAKES_WHOLE_CALLS = re.compile(r"ai-sdk/mistral/|mistral-client-(?:python|typescript)/")
+
+
 class Profile(NamedTuple):
     """An upstream: its options, and the rules they pick. `passthrough` has none."""
 
     name: str
     options: Options
+    whole_calls: Options
     message_rules: tuple[MessageRule, ...]
     rules: tuple[Rule, ...]
+
+    def options_for(self, user_agent: str) -> Options:
+        """The options for one client: `tool_stream=auto` is decided by its User-Agent (R9)."""
+        is_whole = self.options.tool_stream == "auto" and _TAKES_WHOLE_CALLS.search(user_agent)
+        return self.whole_calls if is_whole else self.options
 
 
 def build_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
@@ -226,9 +238,10 @@ def build_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Prof
     options = _with_overrides(_OPTIONS[name], overrides or {})
     if owned := sorted(_OWNED & {*options.param_drop, *options.param_set}):
         raise ValueError(f"bad profile option: param_drop and param_set cannot name {', '.join(owned)}")
+    whole_calls = msgspec.structs.replace(options, tool_stream="whole")
     if name == "passthrough":
-        return Profile(name, options, (), ())
-    return Profile(name, options, _pick(MESSAGE_RULES, options), _pick(CHAT_RULES, options))
+        return Profile(name, options, options, (), ())
+    return Profile(name, options, whole_calls, _pick(MESSAGE_RULES, options), _pick(CHAT_RULES, options))
 
 
 def _with_overrides(options: Options, overrides: Mapping[str, Any]) -> Options:

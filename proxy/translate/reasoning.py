@@ -35,18 +35,22 @@ def reasoning_to_field(draft: Draft, _: Options) -> JsonPath | None:
 
 
 def reasoning_to_chunk(draft: Draft, _: Options) -> JsonPath | None:
-    """Past reasoning leads the content in `thinking` parts, the only form that api.mistral.ai takes (Q17)."""
+    """Past reasoning is in `thinking` parts before the text, the only form that api.mistral.ai takes (Q17)."""
+    if draft["role"] != "assistant":
+        return next(iter(_take(draft).paths), None)
+    paths, texts = _take_fields(draft)
     content = draft.get("content")
-    paths, texts, parts = _take(draft)
-    said = {_text(part) for part in parts}
-    new = [{"thinking": text} for text in dict.fromkeys(texts) if text not in said]
-    chunks = [_chunk(part) for part in (*new, *parts) if _text(part).strip()]
-    if chunks and draft["role"] == "assistant":
-        rest = draft.get("content")
-        text = [{"type": "text", "text": rest}] if rest else []
-        draft["content"] = [*chunks, *(rest if isinstance(rest, list) else text)]
-    is_same = paths == [("content",)] and draft.get("content") == content
-    return None if is_same or not paths else paths[0]
+    parts = content if isinstance(content, list) else []
+    known = [_chunk(part) if _is_thinking(part) else part for part in parts if not _is_empty_thought(part)]
+    said = {_text(part) for part in known if _is_thinking(part)}
+    new = [_chunk({"thinking": text}) for text in dict.fromkeys(texts) if text.strip() and text not in said]
+    if new:
+        said_text = [{"type": "text", "text": content}] if isinstance(content, str) and content else []
+        draft["content"] = [*new, *(known or said_text)]
+    elif known != parts:
+        draft["content"] = known
+    is_same = not paths and draft.get("content") == content
+    return None if is_same else paths[0] if paths else ("content",)
 
 
 def _chunk(part: dict[str, Any]) -> dict[str, Any]:
@@ -58,10 +62,14 @@ def _chunk(part: dict[str, Any]) -> dict[str, Any]:
     return chunk | {"signature": part["signature"]} if isinstance(part.get("signature"), str) else chunk
 
 
+def _take_fields(draft: Draft) -> tuple[list[JsonPath], list[str]]:
+    fields = [field for field in _FIELDS if field in draft]
+    return [(field,) for field in fields], [_text(draft.pop(field)) for field in fields]
+
+
 def _take(draft: Draft) -> _Taken:
     """Remove every form of reasoning from `draft`."""
-    fields = [field for field in _FIELDS if field in draft]
-    taken = _Taken([(field,) for field in fields], [_text(draft.pop(field)) for field in fields], [])
+    taken = _Taken(*_take_fields(draft), [])
     parts = draft.get("content")
     if isinstance(parts, list) and any(_is_thinking(part) for part in parts):
         taken.paths.append(("content",))
@@ -75,6 +83,10 @@ def _take(draft: Draft) -> _Taken:
 
 def _is_thinking(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") in _PART_TYPES
+
+
+def _is_empty_thought(part: Any) -> bool:
+    return _is_thinking(part) and not _text(part).strip()
 
 
 def _shown(part: Any) -> dict[str, str]:

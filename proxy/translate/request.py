@@ -38,25 +38,33 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     expectation: Expectation
 
 
-def translate_request(body: bytes, profile: Profile, *, strict: bool = False) -> UpstreamRequest:
+def translate_request(body: bytes, profile: Profile, *, strict: bool = False, user_agent: str = "") -> UpstreamRequest:
     """
-    Translate one chat request.
+    Translate one chat request. `user_agent` is the client's, "" if it named none.
 
     Raises:
         InvalidRequest: the body cannot be translated, or `strict` is set and a rule would change it.
             `param` is the JSON path.
     """
     try:
-        return _translated(body, profile, _RuleLog(strict))
+        return _translated(body, profile, profile.options_for(user_agent), _RuleLog(strict))
     except RecursionError:
         # Every decoder has a limit of its own; this is for what passed it and was too deep for a rule.
         raise InvalidRequest("The body is nested too deeply.", param="$") from None
 
 
-def _translated(body: bytes, profile: Profile, log: "_RuleLog") -> UpstreamRequest:
+def asked_whole(request: UpstreamRequest) -> UpstreamRequest:
+    """Return the same request asking the upstream for a whole answer instead of a stream (R4)."""
+    members: dict[str, Any] = dict(decode_body(request.body))
+    members["stream"] = False
+    members.pop("stream_options", None)
+    return msgspec.structs.replace(request, body=encode(members), upstream_stream=False)
+
+
+def _translated(body: bytes, profile: Profile, options: Options, log: "_RuleLog") -> UpstreamRequest:
     members = decode_body(body)
     raw_messages = split_messages(members.get("messages", Raw(b"null")))
-    chat = Chat(members, profile.options)
+    chat = Chat(members, options)
     _check_model(chat)
     if not profile.rules:
         return _passed_through(body, chat)

@@ -1,12 +1,13 @@
-r"""
+"""
 A streamed answer, translated while it passes.
 
-                  CHUNK             FINISH              DONE
-    WAITING ---------------> ANSWERING ------> FINISHED ------> CLOSED
-       |  ^ \                   ^   |              |  |            ^
-       |  +-+ EXTRA            +---+ CHUNK        +--+ FINISH     |
-       |                        \______________________ DONE _____|
-       +--- FAULT, from any state but CLOSED ---> FAILED
+    WAITING --CHUNK--> ANSWERING --FINISH--> FINISHED --DONE--> CLOSED
+       |                |  |  ^                |                  ^
+       |         CHUNK  +--|--+-----CHUNK------+                  |
+       |                   +-----------------DONE-----------------+
+       +----------------FINISH-------------> FINISHED
+
+    EXTRA changes nothing. FAULT leads from every state before CLOSED to FAILED.
 
 CHUNK is an event of a choice, FINISH one after which every choice seen so far has its finish reason, EXTRA one without
 choices (usage). FAULT is an error, sent by the upstream or found here: the client gets it as an event, then `[DONE]`.
@@ -23,7 +24,7 @@ from proxy.errors import ProxyError, UpstreamProtocolError, error_event
 from proxy.translate.answer_choice import ChoiceTranslator, Said
 from proxy.translate.answer_envelope import Envelope, without
 from proxy.translate.answer_facts import is_at_limit, is_passthrough
-from proxy.translate.answer_finish import require_not_swallowed
+from proxy.translate.answer_finish import SwallowedToolCall, require_not_swallowed
 from proxy.translate.answer_forms import MessageForms
 from proxy.translate.answer_plain import PlainEvents
 from proxy.translate.answer_replay import completion_as_stream
@@ -141,12 +142,24 @@ class StreamTranslator:
         return self._rules.names()
 
     @property
+    def wants_whole(self) -> bool:
+        """Whether the stream failed because nothing of it arrived, and the profile wants it asked again whole (R4)."""
+        return isinstance(self.error, SwallowedToolCall) and self._expectation.options.retry_swallowed == "non_stream"
+
+    @property
+    def begun(self) -> Mapping[str, Any]:
+        """The constant fields of the chunks that came so far; empty before the first."""
+        return self._envelope.constant
+
+    @property
     def finish_reasons(self) -> tuple[str, ...]:
         """The finish reason of each choice that has one, in the order of the choices."""
         return tuple(reason for _, reason in sorted(self._finish_reasons.items()))
 
     def receive(self, piece: bytes) -> bytes:
         """Take the next piece of the stream, cut anywhere; return what the client gets now."""
+        if self.state >= State.CLOSED:
+            return b""
         self._framer.receive_data(piece)
         return self._play()
 
@@ -172,7 +185,7 @@ class StreamTranslator:
     def _fail(self, error: ProxyError) -> bytes:
         self.error = error
         self.state = next_state(self.state, Input.FAULT)
-        return error_event(error) + DONE_EVENT
+        return b"" if self.wants_whole else error_event(error) + DONE_EVENT
 
     def _translate(self, event: Event) -> bytes:
         if event.payload is None:
@@ -209,7 +222,7 @@ class StreamTranslator:
             self._learn(choices, payload)
         else:
             out = self._rebuilt(choices, outcome, payload)
-        if all(map(self._said_nothing, choices)):
+        if all(self._said_nothing(choice.index) for choice in choices):
             self._silent_ends.append(out)
             return b""
         return out
@@ -217,7 +230,8 @@ class StreamTranslator:
     def _learn(self, choices: list[ChunkChoice], payload: bytes) -> None:
         """Learn what an event that went on as it came looks like, if it is a piece of text or of arguments."""
         index, delta = choices[0].index, choices[0].delta
-        for (plain, _), (piece, form) in zip(self._shortcuts, (_text_form(delta), _arguments_form(delta)), strict=True):
+        forms = _text_form(delta), _arguments_form(delta, self._choices[index][0].last_call)
+        for (plain, _), (piece, form) in zip(self._shortcuts, forms, strict=True):
             if piece and choices == [ChunkChoice(index, form)]:
                 plain.learn(payload, index, piece, self._envelope)
 
@@ -225,22 +239,24 @@ class StreamTranslator:
         messages: list[Message] = []
         if (choice.delta.role is None) is (choice.index not in self._choices):
             self._rules.add("one_role_first")
+        if choice.delta.role not in (None, "assistant"):
+            self._rules.add("role_is_assistant")
         if choice.index not in self._choices:
             translator = ChoiceTranslator(self._expectation, choice.index, self._rules)
             self._choices[choice.index] = translator, MessageForms(self._expectation, self._rules)
             messages.append(_role_message(choice.delta))
         translator, forms = self._choices[choice.index]
         parts = translator.receive(choice.delta, self._envelope.id)
-        if choice.finish_reason is None:
+        if not choice.finish_reason:  # some servers send "" until the end
             return messages + forms.messages(parts), None
         at_limit = is_at_limit(self.usage, self._expectation)
         more, reason = translator.finish(choice.finish_reason, self._envelope.id, is_at_limit=at_limit)
         self._finish_reasons[choice.index] = reason
         return messages + forms.messages(parts + more), reason
 
-    def _said_nothing(self, choice: ChunkChoice) -> bool:
-        translator, _ = self._choices[choice.index]
-        return translator.said is Said.MUTE and self._finish_reasons[choice.index] == "stop"
+    def _said_nothing(self, index: int) -> bool:
+        """Whether a choice has ended without a word and without a reason to."""
+        return self._choices[index][0].said is Said.MUTE and self._finish_reasons[index] == "stop"
 
     def _rebuilt(self, choices: list[ChunkChoice], outcome: list[Outcome], payload: bytes) -> bytes:
         original = decode_object(payload)
@@ -283,7 +299,7 @@ class StreamTranslator:
         """End the answer: choices without a finish reason get the one that fits, then usage, then `[DONE]`."""
         closed = next_state(self.state, Input.DONE)
         out = [self._unfinished(index) for index in self._choices if index not in self._finish_reasons]
-        if all(translator.said is Said.MUTE for translator, _ in self._choices.values()):
+        if all(map(self._said_nothing, self._choices)):
             require_not_swallowed(self.usage, self._expectation)
         self.state = closed
         return b"".join([*out, *self._silent_ends, self._usage_event, DONE_EVENT])
@@ -326,15 +342,16 @@ def _text_form(delta: Message) -> tuple[str, Message]:
     return text, Message(content=text)
 
 
-def _arguments_form(delta: Message) -> tuple[str, Message]:
-    """Return the arguments in `delta`, and a message of nothing but these, for a call that has begun."""
+def _arguments_form(delta: Message, last_call: int) -> tuple[str, Message]:
+    """Return the arguments in `delta`, and a message of nothing but these, for the last call that has begun."""
     call = delta.tool_calls[0] if delta.tool_calls else None
     if call is None or call.function is None or not isinstance(call.function.arguments, str):
         return "", Message()
     arguments = call.function.arguments
-    return arguments, Message(tool_calls=[Call(call.index, function=Function(arguments=arguments))])
+    return arguments, Message(tool_calls=[Call(last_call, function=Function(arguments=arguments))])
 
 
 def _is_same(choice: ChunkChoice, messages: list[Message], reason: str | None) -> bool:
     """Whether the rules left a choice as it came."""
-    return reason == choice.finish_reason and (messages == [choice.delta] or (not messages and reason is not None))
+    as_came = [choice.delta] if choice.delta != Message() else []
+    return reason == choice.finish_reason and messages == as_came and bool(as_came or reason)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from proxy.translate.chat import Chat, JsonPath
+from proxy.translate.chat import Chat, JsonPath, Turn
 from proxy.translate.pairing import NO_ID
 from proxy.wire.chat import Message, ToolCall
 from proxy.wire.ids import is_nine_char_id, nine_char_digest
@@ -14,10 +14,24 @@ def nine_char_tool_ids(chat: Chat) -> JsonPath | None:
     """Ids are nine letters or digits, the same for a call and its result; tokenizers up to v11 demand it (Q7, Q9)."""
     changed: JsonPath | None = None
     for ordinal, turn in enumerate(chat.turns):
+        if _has_wire_ids(turn):
+            continue
         for k, (wire, (call, answers)) in enumerate(zip(_wire_ids(turn.message, ordinal), turn.pairs(), strict=True)):
             if _set_id(chat, turn.message, call, answers, wire):
                 changed = changed or ("messages", chat.index(turn.message), "tool_calls", k, "id")
     return changed
+
+
+def _has_wire_ids(turn: Turn) -> bool:
+    """Whether a turn's ids are already what they become: the common case, and the cheap one."""
+    ids = [call.id for call in turn.message.calls]
+    return (
+        all(map(is_nine_char_id, ids))
+        and len(set(ids)) == len(ids)
+        and all(
+            answer.tool_call_id == id_ for id_, answers in zip(ids, turn.answers, strict=True) for answer in answers
+        )
+    )
 
 
 def tool_ids_agree(chat: Chat) -> JsonPath | None:

@@ -6,11 +6,13 @@ not decoded at all: an event or a message that needs no change goes on as the by
 and one that does need a change is edited in a plain dict (`decode_object`).
 """
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from proxy.errors import UpstreamProtocolError
+
+T = TypeVar("T")
 
 CHUNK_OBJECT: Final = "chat.completion.chunk"
 
@@ -171,7 +173,7 @@ def decode_usage(usage: dict[str, Any]) -> Usage:
     return counters
 
 
-def _decode(decoder: Any, body: bytes, what: str) -> Any:
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

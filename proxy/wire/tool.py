@@ -5,6 +5,7 @@ What decodes as `CanonicalTool` is what every Mistral server accepts, so no tool
 on it and its bytes go on as they came. The type is the whole check: it runs in msgspec's decoder.
 """
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -115,7 +116,18 @@ def is_canonical_schema(value: dict[str, Any]) -> bool:
 
 def canonical_name(raw: Raw) -> str | None:
     """Return the tool's name when no rule would change the definition, else None."""
+    definition = bytes(raw)
+    return _remembered_name(definition) if len(definition) <= _REMEMBERED_BYTES else _checked_name(definition)
+
+
+def _checked_name(definition: bytes) -> str | None:
     try:
-        return _decoder.decode(raw).function.name
+        return _decoder.decode(definition).function.name
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+# Agents send the same definitions with every turn. For the 25 of the 63 KB body the check costs 110 µs and the look-up
+# 10 (2026-11-23). A memo of a pure function, at most 8 MiB: no answer depends on what it holds.
+_REMEMBERED_BYTES = 8192
+_remembered_name = lru_cache(maxsize=1024)(_checked_name)

@@ -25,7 +25,6 @@ CONTEXT = 4096
 EXTRA_KEY = "a key that the models of mistral-common up to 1.11.0 do not have"
 USER_AFTER_TOOL = "`user` after `tool`, an error up to 1.11.0"
 LONG_ID = "an id that is not nine alphanumerics; the live server cut it to its last nine first"
-THINKING = "thinking, which a v11 tokenizer does not encode (up to 1.11.0)"
 TOOL_FIELD = "a tool without a schema or with a null, an error up to 1.11.0"
 
 #: shapes that the live server took and the demo refuses, with the reason
@@ -41,14 +40,9 @@ STRICTER = {
     "description null": TOOL_FIELD,
     "extra keys in function": EXTRA_KEY,
     "extra keys in tool": EXTRA_KEY,
-    "assistant reasoning_content": EXTRA_KEY,
-    "assistant reasoning_content + tool_calls": EXTRA_KEY,
     "assistant reasoning_details": EXTRA_KEY,
-    "assistant both reasoning and reasoning_content": EXTRA_KEY,
     "assistant reasoning null": EXTRA_KEY,
-    "assistant thinking part (anthropic)": THINKING,
     "assistant thinking_blocks": EXTRA_KEY,
-    "system thinking part": THINKING,
     "echo with null fields, vLLM's own": EXTRA_KEY,
     "echo with tool calls": EXTRA_KEY,
     "provider metadata on tool message": EXTRA_KEY,

@@ -140,7 +140,9 @@ def test_only_the_start_of_a_marker_is_held_back(text, held):
     assert "".join(item.text for item in finder.receive(text)) + held == text
 
 
-@pytest.mark.parametrize("text", ["The", "[1", '{"b', "get_weather is", "```py", "```json\n{}"])
+@pytest.mark.parametrize(
+    "text", ["The", "[1", '{"b', "get_weather is", "```py", "```json\n{}", '[{"name": "x", "arguments": {}}]']
+)
 def test_an_opening_that_cannot_become_a_call_is_released_at_once(text):
     finder = LeakedCalls(NAMES, RuleLog(), json_alone=True, bare_names=True)
 

@@ -138,6 +138,17 @@ MESSAGES = [
         [GO, {"role": "assistant", "tool_calls": [call(A)]}, result(A, "1")],
     ),
     (
+        "legacy_v3",
+        True,
+        HOSTED,
+        [GO, called(call(A), content="Look."), result(A, [text("a"), image("data:,")])],
+        [
+            GO,
+            {"role": "assistant", "tool_calls": [call(A)]},
+            result(A, [text("[assistant before calling the tool] Look."), text("a"), image("data:,")]),
+        ],
+    ),
+    (
         "empty_call_content",
         "empty",
         VLLM,
@@ -187,7 +198,9 @@ MESSAGES = [
             user("2?"),
             assistant("4", reasoning_content="so", reasoning="so"),
             GO,
-            assistant([text("6"), {"type": "thinking", "thinking": "hm", "signature": "s"}]),
+            assistant(
+                [{"type": "thinking", "thinking": "hm", "signature": "s"}, text("6"), {"type": "redacted_thinking"}]
+            ),
             GO,
             called(call(A), reasoning="a", reasoning_content=""),
             result(A, "1"),
