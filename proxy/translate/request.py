@@ -14,12 +14,13 @@ from msgspec import UNSET, Raw
 from proxy.errors import InvalidRequest
 from proxy.translate.chat import Chat, JsonPath, path_text, read_json
 from proxy.translate.expectation import Expectation, ToolChoice
-from proxy.translate.messages import message_from
+from proxy.translate.messages import known_call_shape, known_keys_only, message_from
 from proxy.translate.options import Options
 from proxy.translate.profile import OPERATOR_RULES, Profile
 from proxy.translate.sampling import wants_stream
 from proxy.wire.body import decode_body, split_messages
 from proxy.wire.chat import Message, canonical_message, encode
+from proxy.wire.echo import read_echo
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -80,13 +81,13 @@ class _RuleLog:
     """Which rules changed something; in strict mode the first that does refuses the request."""
 
     def __init__(self, strict: bool) -> None:
-        self._strict = strict
+        self.is_strict = strict
         self.names: dict[str, None] = {}
 
     def ran(self, rule: Any, path: JsonPath | None, prefix: JsonPath = ()) -> None:
         if path is None:
             return
-        if self._strict and rule not in OPERATOR_RULES:
+        if self.is_strict and rule not in OPERATOR_RULES:
             reason = rule.__doc__.partition("\n")[0]
             raise InvalidRequest(
                 f"Refused in strict mode by {rule.__name__}: {reason}", param=path_text((*prefix, *path))
@@ -95,12 +96,18 @@ class _RuleLog:
 
 
 def _canonical(chat: Chat, raw: Raw, index: int, profile: Profile, log: _RuleLog) -> Message:
-    """Return a message in canonical form: as it came, or through the message rules."""
+    """Return a message in canonical form: as it came, as the echo it is, or through the message rules."""
     message = canonical_message(raw)
     if message is not None:
         chat.keep_source(message, raw)
         return message
     here: JsonPath = ("messages", index)
+    # Strict mode names the very key that would go: the rules know it, the shortcut does not.
+    echo = None if log.is_strict else read_echo(raw)
+    if echo is not None:
+        log.ran(known_call_shape, ("tool_calls",) if echo.left_out_in_calls else None, here)
+        log.ran(known_keys_only, () if echo.left_out_keys else None, here)
+        return echo.message
     draft = read_json(raw, here)
     if not isinstance(draft, dict):
         raise InvalidRequest("A message must be an object.", param=path_text(here))

@@ -2,16 +2,16 @@
 A streamed answer, translated while it passes.
 
     WAITING --CHUNK--> ANSWERING --FINISH--> FINISHED --DONE--> CLOSED
-       |                |  |  ^                |                  ^
-       |         CHUNK  +--|--+-----CHUNK------+                  |
-       |                   +-----------------DONE-----------------+
-       +----------------FINISH-------------> FINISHED
+       |                |  |  ^                |  ^
+       |         CHUNK  +--+  +-----CHUNK------+  |
+       +----------------FINISH--------------------+
 
     EXTRA changes nothing. FAULT leads from every state before CLOSED to FAILED.
 
 CHUNK is an event of a choice, FINISH one after which every choice seen so far has its finish reason, EXTRA one without
 choices (usage). FAULT is an error, sent by the upstream or found here: the client gets it as an event, then `[DONE]`.
-The upstream's end of data (EOF) is in the table for CLOSED and FAILED only: a cut answer never looks like a whole one.
+The upstream's end of data (EOF) is in the table for CLOSED and FAILED only, and `[DONE]` for FINISHED only: a cut
+answer never looks like a whole one, and no finish reason is made up.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,6 @@ TRANSITIONS: Final[Mapping[tuple[State, Input], State]] = MappingProxyType(
         (State.ANSWERING, Input.CHUNK): State.ANSWERING,
         (State.ANSWERING, Input.FINISH): State.FINISHED,
         (State.ANSWERING, Input.EXTRA): State.ANSWERING,
-        (State.ANSWERING, Input.DONE): State.CLOSED,
         (State.ANSWERING, Input.FAULT): State.FAILED,
         (State.FINISHED, Input.CHUNK): State.ANSWERING,
         (State.FINISHED, Input.FINISH): State.FINISHED,
@@ -296,19 +295,12 @@ class StreamTranslator:
             self._usage_event = self._envelope.usage_event(usage, rest)
 
     def _done(self) -> bytes:
-        """End the answer: choices without a finish reason get the one that fits, then usage, then `[DONE]`."""
+        """End the answer: what was held back, then usage, then `[DONE]`."""
         closed = next_state(self.state, Input.DONE)
-        out = [self._unfinished(index) for index in self._choices if index not in self._finish_reasons]
         if all(map(self._said_nothing, self._choices)):
             require_not_swallowed(self.usage, self._expectation)
         self.state = closed
-        return b"".join([*out, *self._silent_ends, self._usage_event, DONE_EVENT])
-
-    def _unfinished(self, index: int) -> bytes:
-        translator, forms = self._choices[index]
-        parts, reason = translator.finish(None, self._envelope.id, is_at_limit=False)
-        self._finish_reasons[index] = reason
-        return b"".join(self._events(index, forms.messages(parts), reason, {}, {}))
+        return b"".join([*self._silent_ends, self._usage_event, DONE_EVENT])
 
     def _relay(self, event: Event) -> bytes:
         """Pass an event on as it came; only how the stream ends is looked at."""

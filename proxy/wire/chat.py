@@ -140,7 +140,12 @@ def canonical_message(raw: Raw) -> Message | None:
         message = _message_decoder.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return message if _IS_CANONICAL[message.role](message) else None
+    return message if is_canonical(message) else None
+
+
+def is_canonical(message: Message) -> bool:
+    """Tell whether no message rule would change `message`."""
+    return _IS_CANONICAL[message.role](message)
 
 
 def _is_plain_text(message: Message) -> bool:

@@ -70,6 +70,7 @@ def test_the_envelope_is_constant_and_filled_where_it_is_missing():
         event(
             {**HEAD, "id": "other", "model": "m", "created": 5, "choices": [{"index": 0, "delta": {"content": "b"}}]}
         ),
+        chunk({}, "stop"),
         DONE,
     )
 
@@ -516,12 +517,19 @@ def test_arguments_cut_at_the_limit_are_never_completed(options):
         ("abort", "stop", "tool_calls"),
         ("repetition", "stop", "tool_calls"),
         ("eos", "stop", "tool_calls"),
-        (None, "stop", "tool_calls"),
     ],
 )
 def test_the_finish_reason_fits_the_answer(upstream, text_only, with_call):
     assert final({"content": "a"}, finish=upstream)["finish_reason"] == text_only
     assert final(calls(WEATHER), finish=upstream)["finish_reason"] == with_call
+
+
+@pytest.mark.parametrize("delta", [{"content": "a"}, calls(WEATHER)], ids=["text", "call"])
+def test_a_stream_that_is_done_without_a_finish_reason_is_an_error(delta):
+    result = said(delta, finish=None)
+
+    assert result.error["code"] == "upstream_disconnected"
+    assert not any(choice["finish_reason"] for part in result.chunks for choice in part.get("choices", ()))
 
 
 def test_a_named_choice_may_say_stop_if_so_configured():
