@@ -52,8 +52,18 @@ def leaked_stream(pieces: int) -> list[bytes]:
     return _stream([{"content": text} for text in texts], "stop")
 
 
+def thought_stream(pieces: int) -> list[bytes]:
+    """Return the events of thoughts and a short answer: every one is rewritten, to have both names of the field."""
+    return _stream([*({"reasoning": f" word{i}"} for i in range(pieces)), {"content": "Yes."}], "stop")
+
+
 STREAMS: Final[Mapping[str, Callable[[int], list[bytes]]]] = MappingProxyType(
-    {"plain text": text_stream, "tool call": call_stream, "leaked tool call": leaked_stream}
+    {
+        "plain text": text_stream,
+        "tool call": call_stream,
+        "leaked tool call": leaked_stream,
+        "reasoning": thought_stream,
+    }
 )
 
 

@@ -77,7 +77,7 @@ def encode(value: Any) -> bytes:
 
 
 def make_body(chat: dict[str, Any], **control: Any) -> bytes:
-    """Return a body; `control` overrides what steers the mock: stream, max_tokens, seed, tool_choice."""
+    """Return a body; `control` overrides what steers the mock: stream, max_tokens, seed, tool_choice, user."""
     steering = {"model": "mock", "stream": False, "max_tokens": 64, "seed": 0, "temperature": 0.2}
     return encode({**steering, **control, **chat})
 
@@ -93,6 +93,7 @@ def all_bodies() -> dict[str, bytes]:
         "huge-clean": make_body(long_chat("huge", clean=True)),
         "text-burst": make_body(short, stream=True, max_tokens=200),
         "call-burst": make_body(with_tool, stream=True, max_tokens=200, tool_choice="required"),
+        "leaked-burst": make_body(with_tool, stream=True, max_tokens=200, user="leaked"),
         "text-paced": make_body(short, stream=True, max_tokens=50, seed=20_000),
     }
 

@@ -32,3 +32,6 @@ static const char STREAM_HEAD[] = "HTTP/1.1 200 OK\r\nserver: uvicorn\r\n"
     CHUNK "{\"index\":0,\"delta\":{\"content\":\"\"},\"logprobs\":null,\"finish_reason\":\"" reason                    \
           "\",\"stop_reason\":null,\"token_ids\":null}]}\n\n"
 #define ARGUMENTS(text) DELTA("\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"" text "\"}}]")
+#define CONTENT(text) DELTA("\"content\":\"" text "\"")
+#define CALL_NAME                                                                                                      \
+    DELTA("\"tool_calls\":[{" CALL_ID ",\"index\":0,\"function\":{\"name\":\"read_file\",\"arguments\":\"\"}}]")

@@ -9,6 +9,7 @@
  *     "max_tokens": N              N events that carry text or a piece of a tool call's arguments
  *     "seed": D                    D microseconds before each event, or before the whole answer
  *     "tool_choice": "required"    the answer is a call of `read_file`
+ *     "user": "leaked"             the streamed answer is that call as text, as a server without a parser sends it
  *     "include_usage": true        an event with the usage before [DONE]
  *
  * Each of the N events holds "@" and the monotonic clock in nanoseconds (19 digits), so that the receiver can time
@@ -40,12 +41,15 @@ typedef struct {
     size_t start, end, capacity;
 } Buffer;
 
+enum Form { TEXT, CALL, LEAKED };
+
 typedef struct Connection {
     int fd;
     bool closes_after, wants_write;
     Buffer in, out;
     /* The answer that is being sent. `event` counts from 0 to `events`; a whole answer is one event. */
-    bool is_active, is_stream, is_call, with_usage;
+    bool is_active, is_stream, with_usage;
+    enum Form form;
     long event, events, pieces;
     uint64_t interval_ns, due_ns;
     struct Connection *next, *previous; /* in the ring of active connections */
@@ -149,21 +153,35 @@ static void append_json(Connection *c, const char *body, size_t size)
     append(&c->out, body, size);
 }
 
-static int format_piece(const Connection *c, char *text, size_t size)
+/* What a stream of each form sends around its pieces: opening events after the role, the last one, how it finishes. */
+static const struct {
+    const char *opening[2], *piece, *closing, *finish;
+} FORMS[] = {
+    [TEXT] = {.piece = CONTENT(" @%019llu"), .finish = FINISH("stop")},
+    [CALL] = {{CALL_NAME, ARGUMENTS("{\\\"path\\\": \\\"")},
+              ARGUMENTS(" @%019llu"),
+              ARGUMENTS("\\\"}"),
+              FINISH("tool_calls")},
+    [LEAKED] = {{CONTENT("[TOOL_CALLS]read_file[ARGS]"), CONTENT("{\\\"path\\\": \\\"")},
+                CONTENT(" @%019llu"),
+                CONTENT("\\\"}"),
+                FINISH("stop")},
+};
+
+static int opening_events(enum Form form)
 {
-    unsigned long long stamp = now_ns();
-    if (c->is_call)
-        return snprintf(text, size, ARGUMENTS(" @%019llu"), stamp);
-    return snprintf(text, size, DELTA("\"content\":\" @%019llu\""), stamp);
+    return FORMS[form].opening[0] ? 2 : 0;
 }
 
-/*
- * Text:  role, pieces, finish, [usage], [DONE]
- * Call:  role, name, opening of the arguments, pieces, end of the arguments, finish, [usage], [DONE]
- */
+static int closing_events(enum Form form)
+{
+    return FORMS[form].closing ? 1 : 0;
+}
+
+/* role, [two opening events], pieces, [closing event], finish, [usage], [DONE] */
 static int format_event(const Connection *c, char *text, size_t size)
 {
-    long before = c->is_call ? 3 : 1, after = c->event - before - c->pieces;
+    long before = 1 + opening_events(c->form), after = c->event - before - c->pieces;
     if (c->event == 0)
         return snprintf(text, size, DELTA("\"role\":\"assistant\",\"content\":\"\""));
     if (c->event == c->events - 1)
@@ -172,19 +190,13 @@ static int format_event(const Connection *c, char *text, size_t size)
         return snprintf(text, size,
                         CHUNK "],\"usage\":{\"prompt_tokens\":123,\"total_tokens\":%ld,\"completion_tokens\":%ld}}\n\n",
                         123 + c->pieces, c->pieces);
-    if (after < 0 && c->event >= before)
-        return format_piece(c, text, size);
-    if (!c->is_call)
-        return snprintf(text, size, FINISH("stop"));
-    if (c->event == 1)
-        return snprintf(text, size,
-                        DELTA("\"tool_calls\":[{" CALL_ID ",\"index\":0,\"function\":{\"name\":\"read_file\","
-                              "\"arguments\":\"\"}}]"));
-    if (c->event == 2)
-        return snprintf(text, size, ARGUMENTS("{\\\"path\\\": \\\""));
-    if (after == 0)
-        return snprintf(text, size, ARGUMENTS("\\\"}"));
-    return snprintf(text, size, FINISH("tool_calls"));
+    if (c->event < before)
+        return snprintf(text, size, "%s", FORMS[c->form].opening[c->event - 1]);
+    if (after < 0)
+        return snprintf(text, size, FORMS[c->form].piece, (unsigned long long)now_ns());
+    if (after < closing_events(c->form))
+        return snprintf(text, size, "%s", FORMS[c->form].closing);
+    return snprintf(text, size, "%s", FORMS[c->form].finish);
 }
 
 static void append_event(Connection *c)
@@ -201,7 +213,7 @@ static bool step(Connection *c)
 {
     if (c->is_stream)
         append_event(c);
-    else if (c->is_call)
+    else if (c->form == CALL)
         append_json(c, CALL_ANSWER, sizeof CALL_ANSWER - 1);
     else
         append_json(c, TEXT_ANSWER, sizeof TEXT_ANSWER - 1);
@@ -245,6 +257,13 @@ static long control_number(const char *body, size_t size, const char *key, long 
     return value ? strtol(value, NULL, 10) : otherwise;
 }
 
+static enum Form form_of(const char *body, size_t size)
+{
+    if (control_is(body, size, "\"tool_choice\"", "\"required\""))
+        return CALL;
+    return control_is(body, size, "\"user\"", "\"leaked\"") ? LEAKED : TEXT;
+}
+
 /* `body` is followed by a zero byte. */
 static bool start_answer(Connection *c, const char *body, size_t size)
 {
@@ -253,12 +272,12 @@ static bool start_answer(Connection *c, const char *body, size_t size)
         return flush(c);
     }
     c->is_stream = control_is(body, size, "\"stream\"", "true");
-    c->is_call = control_is(body, size, "\"tool_choice\"", "\"required\"");
+    c->form = form_of(body, size);
     c->with_usage = control_is(body, size, "\"include_usage\"", "true");
     c->pieces = control_number(body, size, "\"max_tokens\"", 16);
     c->interval_ns = 1000u * (uint64_t)control_number(body, size, "\"seed\"", 0);
     c->event = 0;
-    c->events = c->is_stream ? c->pieces + (c->is_call ? 6 : 3) + c->with_usage : 1;
+    c->events = c->is_stream ? c->pieces + 3 + opening_events(c->form) + closing_events(c->form) + c->with_usage : 1;
     c->due_ns = now_ns() + c->interval_ns;
     activate(c);
     if (c->is_stream) {

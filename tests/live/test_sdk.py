@@ -129,6 +129,24 @@ def test_a_call_that_was_demanded_comes_back_as_a_call(ask: Ask, choice: Any, po
     assert turn["finish"] == "tool_calls"
 
 
+def test_a_tool_choice_of_null_loses_no_call(ask: Ask) -> None:
+    """Sent as it is, vLLM 0.32 answers with neither text nor call, and says `stop`."""
+    turn = ask(messages=[user("Weather?")], tools=TOOLS, extra_body={"tool_choice": None})
+
+    assert [call["function"]["name"] for call in turn["message"]["tool_calls"]] == ["get_weather"]
+
+
+@pytest.mark.parametrize("limit", [3, 9], ids=["in its name", "in its arguments"])
+def test_a_call_that_is_cut_says_so_and_is_not_completed(ask: Ask, limit: int) -> None:
+    """Alone, vLLM 0.32 says `tool_calls` in whole answers, and completes a cut name with the arguments `{}`."""
+    turn = ask(messages=[user("Weather?")], tools=TOOLS, max_tokens=limit)
+
+    assert turn["finish"] == "length"
+    for call in turn["message"].get("tool_calls", ()):
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(call["function"]["arguments"])
+
+
 @pytest.mark.parametrize("foreign_id", [None, "call_0f1e2d3c4b5a69788796a5b4"])
 def test_the_result_of_a_call_leads_to_the_answer(ask: Ask, foreign_id: str | None) -> None:
     """With the id that came with the call, and with one as OpenAI makes them, from a history of another model."""
