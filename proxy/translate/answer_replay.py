@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from proxy.translate.completion import CompletionAnswer, translate_completion
+from proxy.translate.completion import CompletionAnswer
 from proxy.translate.expectation import Expectation
 from proxy.wire.completion import CHUNK_OBJECT, decode_object, encode
 from proxy.wire.sse import DONE_EVENT, data_event
@@ -13,11 +13,6 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _NOT_IN_CHUNKS: Final = ("object", "choices", "usage")
 _THOUGHTS: Final = ("reasoning", "reasoning_content")
 _OTHER_FIELDS: Final = ("refusal", "audio", "content", "function_call")
-
-
-def completion_as_stream(body: bytes, expectation: Expectation) -> bytes:
-    """Translate the whole answer `body` and return it as the events of a stream."""
-    return played(translate_completion(body, expectation), expectation)
 
 
 def played(whole: CompletionAnswer, expectation: Expectation, begun: Mapping[str, Any] = _NOTHING) -> bytes:

@@ -27,7 +27,6 @@ from proxy.translate.answer_facts import is_at_limit, is_passthrough
 from proxy.translate.answer_finish import SwallowedToolCall, require_not_swallowed
 from proxy.translate.answer_forms import MessageForms
 from proxy.translate.answer_plain import PlainEvents
-from proxy.translate.answer_replay import completion_as_stream
 from proxy.translate.answer_rules import RuleLog
 from proxy.translate.expectation import Expectation
 from proxy.translate.failure import error_in_answer
@@ -43,8 +42,6 @@ from proxy.wire.completion import (
     decode_usage,
 )
 from proxy.wire.sse import DONE, DONE_EVENT, Event, EventFramer
-
-__all__ = ["State", "StreamTranslator", "completion_as_stream"]
 
 
 class State(IntEnum):

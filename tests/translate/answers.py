@@ -3,6 +3,8 @@
 import json
 from typing import Any, NamedTuple
 
+from proxy.translate.answer_replay import played
+from proxy.translate.completion import translate_completion
 from proxy.translate.expectation import Expectation
 from proxy.translate.options import Options
 from proxy.translate.stream import StreamTranslator
@@ -58,6 +60,11 @@ def whole(message: dict[str, Any], finish: str = "stop", **more: Any) -> bytes:
     """A whole answer of one choice."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     return json.dumps({**HEAD, "object": "chat.completion", "choices": [choice], **more}).encode()
+
+
+def completion_as_stream(body: bytes, expectation: Expectation) -> bytes:
+    """What a client that streams gets when the upstream was asked for the whole answer `body`."""
+    return played(translate_completion(body, expectation), expectation)
 
 
 class Played(NamedTuple):

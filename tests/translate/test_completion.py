@@ -7,9 +7,8 @@ import pytest
 from proxy.errors import UpstreamProtocolError, UpstreamRejected
 from proxy.translate.answer_finish import SwallowedToolCall
 from proxy.translate.completion import translate_completion
-from proxy.translate.stream import completion_as_stream
 from proxy.wire.completion import Usage
-from tests.translate.answers import DONE, PASSTHROUGH, TOOLS, call, expect, whole
+from tests.translate.answers import DONE, PASSTHROUGH, TOOLS, call, completion_as_stream, expect, whole
 
 WEATHER = call(None, "get_weather", '{"city": "SF"}', "abcDEF123")
 

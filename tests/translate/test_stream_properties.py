@@ -11,7 +11,7 @@ from proxy.translate.answer_facts import is_passthrough
 from proxy.translate.completion import translate_completion
 from proxy.translate.failure import translate_failure
 from proxy.translate.options import Options
-from proxy.translate.stream import State, StreamTranslator, completion_as_stream
+from proxy.translate.stream import State, StreamTranslator
 from proxy.wire.completion import CHUNK_OBJECT
 from tests.translate.answers import (
     DONE,
@@ -22,6 +22,7 @@ from tests.translate.answers import (
     call,
     calls,
     chunk,
+    completion_as_stream,
     expect,
     message_of,
     play,
