@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
 
-.PHONY: help run test lint types oracle vllm test-vllm lock lock-locust clean \
+.PHONY: help run test fuzz lint types oracle vllm test-vllm lock lock-locust clean \
 	bench bench-guard bench-translate bench-locust bench-wrk
 .DEFAULT_GOAL := help
 
@@ -32,6 +32,14 @@ vllm: $(VENV)/.run-stamp ## Run a real vLLM on the CPU: VERSION=v13 PORT=8100 TO
 
 test-vllm: $(VENV)/.dev-stamp ## Run the proxy in front of that vLLM, in five modes
 	$(BIN)/python -m pytest -m live tests/live $(ARGS)
+
+# --- fuzzing: bounded by SECONDS for each target; a failing input is kept in tests/fuzz/corpus, which `make test` replays.
+
+SECONDS := 60
+
+fuzz: $(VENV)/.dev-stamp ## Look for inputs that break the stream code, for SECONDS=60 each target; ARGS="--seed 1" repeats
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) sse
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) stream
 
 # --- environments
 

@@ -272,7 +272,7 @@ class StreamTranslator:
         deltas: list[tuple[Message, str | None]] = [(message, None) for message in messages]
         if reason is not None:
             deltas.append((Message(), reason))
-        elif not deltas and extras.get("logprobs") is not None:
+        elif not deltas and extras.get("logprobs") is not None and choice not in self._finish_reasons:
             deltas.append((Message(), None))
         return [
             self._envelope.event(choice, delta, end, rest, {} if position else extras)

@@ -175,6 +175,8 @@ def decode_usage(usage: dict[str, Any]) -> Usage:
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
     try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look at the bytes of a field that nothing reads
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         # msgspec's texts name types, paths and byte positions, never a value.

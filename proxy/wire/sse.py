@@ -114,7 +114,7 @@ class EventFramer:
 
 def _parse(raw: bytes) -> Event:
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
-        return Event(raw[6:-2], raw)
+        return Event(raw[6:-2] or None, raw)
     values = []
     for line in _LINE_END.split(raw.removeprefix(_BOM)):
         name, _, value = line.partition(b":")
