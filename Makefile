@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
+AI_SDK := tests/clients/js/node_modules
 
-.PHONY: help run test fuzz lint types oracle vllm test-vllm lock lock-locust clean \
+.PHONY: help run test fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
 	bench bench-guard bench-translate bench-locust bench-wrk
 .DEFAULT_GOAL := help
 
@@ -18,7 +19,7 @@ run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, se
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
 test: $(VENV)/.dev-stamp oracle ## Run the tests, all but those that need a real vLLM
-	$(BIN)/python -m pytest -m 'not live' $(ARGS)
+	$(BIN)/python -m pytest -m 'not live and not clients' $(ARGS)
 
 lint: $(VENV)/.dev-stamp ## Check style and formatting
 	$(BIN)/ruff check $(PATHS)
@@ -40,6 +41,9 @@ SECONDS := 60
 fuzz: $(VENV)/.dev-stamp ## Look for inputs that break the stream code, for SECONDS=60 each target; ARGS="--seed 1" repeats
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) sse
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) stream
+
+test-clients: $(VENV)/.dev-stamp .venv-clients/.stamp $(AI_SDK)/.stamp ## Let LangChain and the Vercel AI SDK (needs node and npm) use the proxy
+	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 # --- environments
 
@@ -76,6 +80,18 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 	@$(BIN)/python -m venv --clear .venv-oracle-$*
 	@.venv-oracle-$*/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --no-deps --only-binary :all: --require-hashes -r $<
+	@touch $@
+
+.venv-clients/.stamp: deploy/requirements-clients.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-clients from $<'
+	@$(BIN)/python -m venv --clear .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(AI_SDK) from $<'
+	@npm ci --prefix tests/clients/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 # --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
@@ -123,11 +139,18 @@ lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt an
 	@echo locust | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-locust.txt
 
+lock-clients: .venv-lock/$(UV_VERSION) ## Write the locks of the clients' tests anew
+	@echo '# LangChain for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients.txt
+	@echo langchain-openai==1.7.3 | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-clients.txt
+	@npm install --prefix tests/clients/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+	    --no-audit --no-fund --no-update-notifier --loglevel=error
+
 .venv-lock/$(UV_VERSION): | $(VENV)/bin/python
 	@$(BIN)/python -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(AI_SDK) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +
