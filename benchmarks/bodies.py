@@ -94,6 +94,7 @@ def all_bodies() -> dict[str, bytes]:
         "text-burst": make_body(short, stream=True, max_tokens=200),
         "call-burst": make_body(with_tool, stream=True, max_tokens=200, tool_choice="required"),
         "leaked-burst": make_body(with_tool, stream=True, max_tokens=200, user="leaked"),
+        "thought-burst": make_body(short, stream=True, max_tokens=200, user="reasoning"),
         "text-paced": make_body(short, stream=True, max_tokens=50, seed=20_000),
     }
 

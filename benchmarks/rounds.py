@@ -57,6 +57,7 @@ CASES: Final = (
     Case("text-burst", "text-burst", "stream of 200 text events, as fast as they go", 16, 64, 32, pieces=200),
     Case("call-burst", "call-burst", "stream of 200 pieces of a tool call's arguments", 16, 64, 32, pieces=200),
     Case("leaked-burst", "leaked-burst", "stream of 200 pieces of a call that leaked as text", 16, 64, 32, pieces=200),
+    Case("thought-burst", "thought-burst", "stream of 200 pieces of reasoning", 16, 64, 32, pieces=200),
     Case("text-paced", "text-paced", "100 streams at once, 50 events/s each", 100, 100, 0, pieces=50, rate=5_000),
     Case("short-steady", "short", "0.5 KB, 300 requests/s", 32, 300, 0, rate=300),
 )

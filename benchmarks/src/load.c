@@ -142,18 +142,23 @@ static void begin(Connection *c, uint64_t due_ns)
 
 /* --- its answer */
 
-/* Reads one line of a stream: counts and times its stamps. */
+/* Reads one line of a stream: counts and times its stamps; one that stands in two fields of an event counts once. */
 static void read_line(Connection *c, const char *line, uint64_t now)
 {
     if (!c->first_ns)
         c->first_ns = now;
     if (!strncmp(line, "data: [DONE]", 12))
         c->has_done = true;
+    uint64_t last = 0;
     for (const char *at = strchr(line, '@'); at; at = strchr(at + 1, '@')) {
         if (strspn(at + 1, "0123456789") != STAMP_DIGITS)
             continue;
+        uint64_t stamp = strtoull(at + 1, NULL, 10);
+        if (stamp == last)
+            continue;
+        last = stamp;
         c->pieces++;
-        add_time(&transits, strtoull(at + 1, NULL, 10), now);
+        add_time(&transits, stamp, now);
     }
 }
 

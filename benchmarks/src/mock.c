@@ -10,6 +10,7 @@
  *     "seed": D                    D microseconds before each event, or before the whole answer
  *     "tool_choice": "required"    the answer is a call of `read_file`
  *     "user": "leaked"             the streamed answer is that call as text, as a server without a parser sends it
+ *     "user": "reasoning"          the streamed answer is thoughts, and a word at the end
  *     "include_usage": true        an event with the usage before [DONE]
  *
  * Each of the N events holds "@" and the monotonic clock in nanoseconds (19 digits), so that the receiver can time
@@ -41,7 +42,7 @@ typedef struct {
     size_t start, end, capacity;
 } Buffer;
 
-enum Form { TEXT, CALL, LEAKED };
+enum Form { TEXT, THOUGHT, CALL, LEAKED };
 
 typedef struct Connection {
     int fd;
@@ -158,6 +159,7 @@ static const struct {
     const char *opening[2], *piece, *closing, *finish;
 } FORMS[] = {
     [TEXT] = {.piece = CONTENT(" @%019llu"), .finish = FINISH("stop")},
+    [THOUGHT] = {.piece = DELTA("\"reasoning\":\" @%019llu\""), .closing = CONTENT("Yes."), .finish = FINISH("stop")},
     [CALL] = {{CALL_NAME, ARGUMENTS("{\\\"path\\\": \\\"")},
               ARGUMENTS(" @%019llu"),
               ARGUMENTS("\\\"}"),
@@ -261,7 +263,9 @@ static enum Form form_of(const char *body, size_t size)
 {
     if (control_is(body, size, "\"tool_choice\"", "\"required\""))
         return CALL;
-    return control_is(body, size, "\"user\"", "\"leaked\"") ? LEAKED : TEXT;
+    if (control_is(body, size, "\"user\"", "\"leaked\""))
+        return LEAKED;
+    return control_is(body, size, "\"user\"", "\"reasoning\"") ? THOUGHT : TEXT;
 }
 
 /* `body` is followed by a zero byte. */

@@ -22,7 +22,7 @@ from typing import Any, Final
 from proxy.errors import UpstreamProtocolError
 from proxy.translate.answer_calls import CallTracker
 from proxy.translate.answer_facts import offers_tools
-from proxy.translate.answer_finish import finish_reason
+from proxy.translate.answer_finish import finish_reason, require_announced_call
 from proxy.translate.answer_parts import CallPart, FoundCall, Part, Text, Thought, Untouched
 from proxy.translate.answer_rules import RuleLog
 from proxy.translate.answer_text import EchoedPrefix, SpaceBeforeCalls, ThinkTags
@@ -154,7 +154,7 @@ class ChoiceTranslator:
         `is_at_limit` says that the answer is known to have used up its tokens.
 
         Raises:
-            UpstreamError: the model server says that the answer failed.
+            UpstreamError: the model server says that the answer failed, or a call that it announces did not arrive.
         """
         is_cut = upstream_reason in ("length", "model_length")
         parts = self._end_of_text(answer_id, is_cut=is_cut)
@@ -163,6 +163,8 @@ class ChoiceTranslator:
         parts = self._settled(parts)
         if held := self._space.finish(has_calls=self._calls.count > 0):
             parts += self._said_as([Text(held)])
+        if self.said is Said.SILENT:
+            require_announced_call(upstream_reason, self._expectation)
         reason = finish_reason(upstream_reason, self._expectation, has_calls=self._calls.count > 0, is_cut=is_cut)
         if reason == "stop" and self.said is Said.MUSED and self._thoughts:
             self._rules.add("reasoning_to_content")

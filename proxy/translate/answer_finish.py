@@ -57,6 +57,17 @@ def finish_reason(upstream: str | None, expectation: Expectation, *, has_calls: 
     return "stop" if is_named else "tool_calls"
 
 
+def require_announced_call(upstream: str | None, expectation: Expectation) -> None:
+    """
+    Refuse an answer that ends as a call though nothing at all arrived; the caller has seen that nothing did.
+
+    Raises:
+        SwallowedToolCall: the model server says `tool_calls`, and tools were offered.
+    """
+    if upstream == "tool_calls" and offers_tools(expectation):
+        raise SwallowedToolCall("The model server says that the model called a tool, and no call arrived.")
+
+
 def require_not_swallowed(usage: Usage | None, expectation: Expectation) -> None:
     """
     Refuse an answer in which nothing arrived though the model spoke; the caller has seen that nothing arrived.

@@ -7,10 +7,25 @@ from proxy.translate.answer_choice import TRANSITIONS as SAID_TRANSITIONS
 from proxy.translate.answer_choice import Said, Say, next_said
 from proxy.translate.answer_finish import SwallowedToolCall
 from proxy.translate.answer_rules import ANSWER_RULES
+from proxy.translate.completion import translate_completion
 from proxy.translate.stream import TRANSITIONS, Input, State, StreamTranslator, next_state
 from proxy.wire.completion import Usage
 from proxy.wire.ids import is_nine_char_id, nine_char_digest
-from tests.translate.answers import DONE, HEAD, ROLE, assembled, call, calls, chunk, event, expect, play, said, usage
+from tests.translate.answers import (
+    DONE,
+    HEAD,
+    ROLE,
+    assembled,
+    call,
+    calls,
+    chunk,
+    event,
+    expect,
+    play,
+    said,
+    usage,
+    whole,
+)
 
 WEATHER = call(0, "get_weather", '{"city": "SF"}', "abcDEF123")
 
@@ -530,6 +545,15 @@ def test_a_stream_that_is_done_without_a_finish_reason_is_an_error(delta):
 
     assert result.error["code"] == "upstream_disconnected"
     assert not any(choice["finish_reason"] for part in result.chunks for choice in part.get("choices", ()))
+
+
+def test_an_announced_call_that_does_not_arrive_is_an_error():
+    """Not every server sends usage: what it says of its own answer is proof enough."""
+    result = play(ROLE, chunk({}, "tool_calls"), DONE)
+
+    assert result.error["code"] == "tool_call_swallowed"
+    with pytest.raises(SwallowedToolCall):
+        translate_completion(whole({"content": None}, "tool_calls"), expect())
 
 
 def test_a_named_choice_may_say_stop_if_so_configured():

@@ -79,7 +79,9 @@ async def test_between_bytes_inside_a_stream_is_an_error_event(start_proxy):
 
 async def test_bytes_that_keep_coming_keep_a_stream_alive(start_proxy):
     events = [step for _ in range(6) for step in (0.1, event(text_chunk("x")))]
-    async with ScriptedUpstream([STREAM_HEAD, *events, event(b"[DONE]"), b"0\r\n\r\n"]) as upstream:
+    async with ScriptedUpstream(
+        [STREAM_HEAD, *events, event(text_chunk(finish="stop")), event(b"[DONE]"), b"0\r\n\r\n"]
+    ) as upstream:
         proxy = await start_proxy(upstream.url, between_bytes_timeout_s=0.5)
         async with proxy.chat(stream=True) as response:
             assert b"error" not in await response.read()
@@ -101,7 +103,9 @@ async def test_total(start_proxy):
 async def test_a_client_that_reads_slowly_is_not_the_upstreams_silence(start_proxy):
     """The timer for silences stands still while the proxy waits for its client."""
     events = event(text_chunk("x" * 4096)) * 4000
-    async with ScriptedUpstream([STREAM_HEAD + events + event(b"[DONE]") + b"0\r\n\r\n"]) as upstream:
+    async with ScriptedUpstream(
+        [STREAM_HEAD + events + event(text_chunk(finish="stop")) + event(b"[DONE]") + b"0\r\n\r\n"]
+    ) as upstream:
         proxy = await start_proxy(upstream.url, between_bytes_timeout_s=0.5)
         async with proxy.chat(stream=True) as response:
             await asyncio.sleep(1.0)  # far longer than the timer; the buffers are full long before
