@@ -23,14 +23,13 @@ from proxy.edge.intake import read_json_body
 from proxy.edge.record import clipped, note_error
 from proxy.errors import ProxyError, UpstreamProtocolError
 from proxy.translate.answer_replay import played
-from proxy.translate.completion import translate_completion
+from proxy.translate.completion import CompletionAnswer, translate_completion
 from proxy.translate.failure import translate_failure
 from proxy.translate.profile import Profile
 from proxy.translate.request import UpstreamRequest, asked_whole, translate_request
 from proxy.translate.stream import State, StreamTranslator
 from proxy.upstream.client import Answer, Upstream
 from proxy.wire import headers as wire
-from proxy.wire.completion import Usage
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
 LONGEST_ANSWER: Final = 64 * 1024 * 1024
@@ -59,7 +58,7 @@ async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream)
     finally:
         call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
     translated = translate_completion(whole, request.expectation)
-    _note_answer(call, translated.usage, translated.finish_reasons, translated.rules_applied)
+    _note_answer(call, translated)
     return await call.send(translated.body)
 
 
@@ -83,12 +82,12 @@ def _note_request(call: Call, request: UpstreamRequest, profile: Profile) -> Non
     record.rules = request.rules_applied
 
 
-def _note_answer(call: Call, usage: Usage | None, finish_reasons: tuple[str, ...], rules: tuple[str, ...]) -> None:
+def _note_answer(call: Call, answer: CompletionAnswer | StreamTranslator) -> None:
     record = call.record
-    record.rules = tuple(dict.fromkeys(record.rules + rules))
-    record.finish_reason = ",".join(finish_reasons) or None
-    if usage is not None:
-        record.tokens_in, record.tokens_out = usage.prompt_tokens, usage.completion_tokens
+    record.rules = tuple(dict.fromkeys(record.rules + answer.rules_applied))
+    record.finish_reason = ",".join(answer.finish_reasons) or None
+    if answer.usage is not None:
+        record.tokens_in, record.tokens_out = answer.usage.prompt_tokens, answer.usage.completion_tokens
 
 
 async def _accepted(answer: Answer) -> Answer:
@@ -129,7 +128,7 @@ async def _answer_streamed(
             response = await _relayed(call, answer, translator)
         finally:
             call.record.events = translator.events
-            _note_answer(call, translator.usage, translator.finish_reasons, translator.rules_applied)
+            _note_answer(call, translator)
     if response is None:  # the parser of the model server swallowed the answer: asked whole, it may show it (R4)
         async with _sent(call, asked_whole(request), upstream) as answer:
             return await _played(call, await _accepted(answer), request, translator.begun)
@@ -139,7 +138,7 @@ async def _answer_streamed(
 async def _played(call: Call, answer: Answer, request: UpstreamRequest, begun: Mapping[str, Any]) -> web.StreamResponse:
     """Give a client that streams the whole answer that the model server was asked for."""
     whole = translate_completion(await _whole_body(answer), request.expectation)
-    _note_answer(call, whole.usage, whole.finish_reasons, whole.rules_applied)
+    _note_answer(call, whole)
     await call.write(played(whole, request.expectation, begun))
     return await call.end()
 
@@ -154,11 +153,12 @@ async def _relayed(call: Call, answer: Answer, translator: StreamTranslator) -> 
     while translator.state is not closed:
         piece = await answer.read_some()
         out = receive(piece) if piece else translator.receive_eof()
-        if translator.error is not None and not translator.wants_whole:
-            return await _broken(call, answer, translator.error, out)
+        error = translator.error
+        if error is not None and not translator.wants_whole:
+            return await _broken(call, answer, error, out)
         if out:
             await call.write(out)
-        if translator.wants_whole:
+        if error is not None:
             return None
         if not piece:
             break
