@@ -96,7 +96,7 @@ def _serve(config: Config) -> int:
     # imported here, so that the other commands need no event loop
     import uvloop
 
-    from proxy.edge.server import serve
+    from proxy.edge.process import serve
 
     return uvloop.run(serve(config))
 

@@ -1,10 +1,11 @@
 """Fixtures for tests that need the proxy itself: on a free port, on the loop it is served with, its log at hand."""
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import uvloop
 
 from proxy.config import Config
 from proxy.edge.routes import Edge
-from proxy.edge.server import EDGE, create_app, start
+from proxy.edge.server import listening, opened
 from proxy.observe.logs import LIBRARIES, configure_logs
 from tests.fakes import until
 
@@ -75,27 +76,20 @@ StartProxy = Callable[..., Awaitable[Proxy]]
 @pytest_asyncio.fixture
 async def start_proxy(tmp_path: Path) -> AsyncIterator[StartProxy]:
     """`await start_proxy(upstream.url, read_timeout_s=0.1)`: a proxy for that upstream, stopped after the test."""
-    stops: list[Callable[[], Awaitable[None]]] = []
+    numbers = itertools.count()
 
     async def started(vllm_base: str, **settings: Any) -> Proxy:
-        path = tmp_path / f"proxy-{len(stops)}.log"
+        path = tmp_path / f"proxy-{next(numbers)}.log"
         config = msgspec.structs.replace(Config(vllm_base=vllm_base, log_file=str(path), debug=True), **settings)
-        app = create_app(config, configure_logs(config))
-        runner, server = await start(app, "127.0.0.1", 0)
-        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
-
-        async def stop() -> None:
-            await session.close()
-            server.close()
-            await runner.cleanup()
-
-        stops.append(stop)
-        return Proxy(server.sockets[0].getsockname()[1], app[EDGE], Log(path), session)
+        edge = await running.enter_async_context(opened(config, configure_logs(config)))
+        server = await running.enter_async_context(listening(edge, "127.0.0.1", 0))
+        timeout = aiohttp.ClientTimeout(total=20)
+        session = await running.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        return Proxy(server.sockets[0].getsockname()[1], edge, Log(path), session)
 
     with libraries_restored():
-        yield started
-        for stop in reversed(stops):
-            await stop()
+        async with AsyncExitStack() as running:
+            yield started
 
 
 @contextmanager
