@@ -94,11 +94,9 @@ def _read_file(path: str) -> str:
 def _serve(config: Config) -> int:
     """Run the proxy until SIGTERM or SIGINT; this is the default."""
     # imported here, so that the other commands need no event loop
-    import uvloop
+    from proxy.process.serve import serve
 
-    from proxy.edge.process import serve
-
-    return uvloop.run(serve(config))
+    return serve(config)
 
 
 def _demo(config: Config) -> int:

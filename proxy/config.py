@@ -59,6 +59,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port: Annotated[
         int, msgspec.Meta(ge=0, le=65_535), About("The port to listen on; 0 takes any free one.", "PROXY_PORT")
     ] = 9000
+    workers: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=1024),
+        About("How many processes serve; 0 is one for each core that may be used.", "WORKERS"),
+    ] = 0
     profile: Annotated[str, About("What the upstream is: the list of rules that applies.", "PROXY_PROFILE", "name")] = (
         "vllm-mistral-tokenizer"
     )
@@ -88,13 +93,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         About("How long a stream may be silent before a comment keeps it open; 0 is no comment.", "KEEP_ALIVE"),
     ] = 15
     read_timeout_s: Annotated[Wait, About("The longest a client may take to send its body.", "READ_TIMEOUT")] = 30
-    max_connections: Annotated[Size, About("The most connections to the upstream.", "MAX_CONNECTIONS")] = 1024
+    max_connections: Annotated[
+        Size, About("The most connections to the upstream, of each worker.", "MAX_CONNECTIONS")
+    ] = 1024
     # vLLM closes an idle connection after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): the pool must let go before it does.
     pool_idle_s: Annotated[
         Wait, About("How long an idle connection is kept; keep it below the upstream's keep-alive.", "POOL_IDLE")
     ] = 3
     max_body_bytes: Annotated[Size, About("The largest body of a request.", "MAX_BODY_BYTES")] = 32 * MIB
     max_event_bytes: Annotated[Size, About("The largest event of a stream.", "MAX_EVENT_BYTES")] = 16 * MIB
+    shortcuts: Annotated[
+        Literal["none", "answer", "upstream", "push"],
+        About("How far the hot path leaves aiohttp's own objects; each includes the one before.", "SHORTCUTS"),
+    ] = "push"
     drain_timeout_s: Annotated[WaitOrZero, About("How long SIGTERM lets running requests finish.", "DRAIN_TIMEOUT")] = (
         300
     )

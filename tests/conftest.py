@@ -19,6 +19,7 @@ from proxy.config import Config
 from proxy.edge.routes import Edge
 from proxy.edge.server import listening, opened
 from proxy.observe.logs import LIBRARIES, configure_logs
+from proxy.process.serve import new_metrics
 from tests.fakes import until
 
 
@@ -81,7 +82,7 @@ async def start_proxy(tmp_path: Path) -> AsyncIterator[StartProxy]:
     async def started(vllm_base: str, **settings: Any) -> Proxy:
         path = tmp_path / f"proxy-{next(numbers)}.log"
         config = msgspec.structs.replace(Config(vllm_base=vllm_base, log_file=str(path), debug=True), **settings)
-        edge = await running.enter_async_context(opened(config, configure_logs(config)))
+        edge = await running.enter_async_context(opened(config, configure_logs(config), new_metrics()))
         server = await running.enter_async_context(listening(edge, "127.0.0.1", 0))
         timeout = aiohttp.ClientTimeout(total=20)
         session = await running.enter_async_context(aiohttp.ClientSession(timeout=timeout))

@@ -34,6 +34,7 @@ SAMPLES = {
     "vllm_api_key": (SECRET, f'"{SECRET}"', SECRET),
     "host": ("0.0.0.0", '"0.0.0.0"', "0.0.0.0"),
     "port": ("0", "0", 0),
+    "workers": ("4", "4", 4),
     "profile": ("vllm-hf-template", '"vllm-hf-template"', "vllm-hf-template"),
     "options": ("bridge=never", "{bridge = 'never'}", {"bridge": "never"}),
     "strict": ("yes", "true", True),

@@ -1,12 +1,13 @@
 """One request at the client's edge: what came, what has gone out so far, and what will be logged."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, cast
 
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import istr
 
+from proxy.edge.answer import DirectWriter, Flow, make_writer
 from proxy.edge.record import Record, Stopwatch, clipped
 from proxy.errors import ProxyError, error_body, error_event
 from proxy.wire import headers as wire
@@ -17,6 +18,8 @@ EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 
 # nginx passes events on at once when it sees X-Accel-Buffering: no; caches and browsers look at Cache-Control.
 STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+_REQUEST_ID: Final = istr("x-request-id")
 
 #: Arbitrary: how long a client that does not read may hold up the last bytes of a stream that failed.
 _LAST_WORDS_S: Final = 5.0
@@ -29,18 +32,21 @@ class Call:
     The writing methods raise ConnectionError when the client has left.
     """
 
-    __slots__ = ("_closing", "_stream", "last_write_at", "record", "request", "stopwatch")
+    __slots__ = ("_closing", "_has_begun", "_has_ended", "_loop", "_writer", "last_write_at", "record", "request", "stopwatch")
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, *, is_direct: bool) -> None:
         self.request = request
         self.stopwatch = Stopwatch()
         self.record = Record(
-            request_id=wire.request_id(request.headers.get("x-request-id")),
+            request_id=wire.request_id(request.headers.get(_REQUEST_ID)),
             client_ip=request.remote,
             method=clipped(request.method),
             path=clipped(request.rel_url.raw_path),
         )
-        self._stream: web.StreamResponse | None = None
+        self._writer = make_writer(request, is_direct=is_direct)
+        self._loop = asyncio.get_running_loop()
+        self._has_begun = False
+        self._has_ended = False
         self._closing = False
         #: loop time of the last write to a streamed answer
         self.last_write_at = 0.0
@@ -48,7 +54,7 @@ class Call:
     @property
     def has_begun(self) -> bool:
         """Whether a status line is out, so that an error can no longer have one of its own."""
-        return self._stream is not None
+        return self._has_begun
 
     def close_after(self) -> None:
         """End the connection after this answer."""
@@ -58,40 +64,59 @@ class Call:
         self, body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
         """Send a whole answer."""
-        response = web.Response(body=body, status=status, headers=self._headers(content_type, headers))
-        self._stream = response
+        self._has_begun = True
         self.record.status = status
         # A body that nobody read is still on its way: only a new connection starts clean.
-        if self._closing or not self.request.content.is_eof():
-            response.force_close()
+        closes = self._closing or not self.request.content.is_eof()
         self.record.ttft_ms = self.stopwatch.ms()
-        await response.prepare(self.request)
-        await response.write_eof()
+        await self._writer.send(status, self._headers(content_type, headers), body, closes=closes)
         self.record.bytes_out = len(body)
-        return response
+        return self._writer.response
 
     async def write(self, data: bytes) -> None:
         """Send a piece of a streamed answer, its head first; wait while the client is slow to read."""
-        if self._stream is None:
-            self._stream = web.StreamResponse(headers=self._headers(EVENT_STREAM, STREAM_HEADERS))
-            self.record.status = 200
-            self.record.ttft_ms = self.stopwatch.ms()
-            if self._closing:
-                self._stream.force_close()
-            await self._stream.prepare(self.request)
-        self.record.bytes_out += len(data)
-        self.last_write_at = asyncio.get_running_loop().time()
-        await self._stream.write(data)
+        if not self._has_begun:
+            self._note_begin()
+            await self._writer.begin(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closing)
+        self._note_write(data)
+        await self._writer.write(data)
+
+    @property
+    def can_put(self) -> bool:
+        """Whether `put()` works."""
+        return isinstance(self._writer, DirectWriter)
+
+    def put(self, data: bytes) -> bool:
+        """`write()` without waiting: return whether the client reads fast enough; if not, see `when_drained()`."""
+        writer = cast("DirectWriter", self._writer)
+        if not self._has_begun:
+            self._note_begin()
+            writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closing)
+        self._note_write(data)
+        return writer.put(data)
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when the client has caught up, or has left."""
+        cast("Flow", self.request.protocol).when_drained(callback)
 
     async def end(self) -> web.StreamResponse:
         """End a streamed answer that has begun."""
-        assert self._stream is not None
-        await self._stream.write_eof()
-        return self._stream
+        self._has_ended = True
+        await self._writer.end()
+        return self._writer.response
+
+    def _note_begin(self) -> None:
+        self._has_begun = True
+        self.record.status = 200
+        self.record.ttft_ms = self.stopwatch.ms()
+
+    def _note_write(self, data: bytes) -> None:
+        self.record.bytes_out += len(data)
+        self.last_write_at = self._loop.time()
 
     def abandoned(self) -> web.StreamResponse:
         """Return the answer, as far as it came, for a client that has left."""
-        return web.Response() if self._stream is None else self._stream
+        return self._writer.response
 
     async def fail(self, error: ProxyError) -> web.StreamResponse:
         """
@@ -100,7 +125,9 @@ class Call:
         A stream that failed ends in an error event and `[DONE]`. It gets no finish_reason: a cut answer must not look
         like a whole one.
         """
-        if self._stream is None:
+        if self._has_ended:  # what failed came after the answer: nothing may follow it
+            return self._writer.response
+        if not self._has_begun:
             return await self.send(error_body(error), status=error.status, headers=error.headers)
         last = error_event(error) + DONE_EVENT
         try:
@@ -110,18 +137,17 @@ class Call:
         except TimeoutError:
             if self.request.transport is not None:
                 self.request.transport.abort()
-            return self._stream
+            return self._writer.response
 
-    def _headers(self, content_type: str, more: Mapping[str, str] | None) -> CIMultiDict[str]:
-        headers = _HEADERS.copy()
-        headers["Content-Type"] = content_type
-        headers["x-request-id"] = self.record.request_id
+    def _headers(self, content_type: str, more: Mapping[str, str] | None) -> dict[str, str]:
+        # aiohttp would name itself and Python's version as the server.
+        headers = {
+            "Server": "devstral-proxy",
+            "Content-Type": content_type,
+            "x-request-id": self.record.request_id,
+        }
         if self.record.rules:
             headers["x-proxy-rewrites"] = ",".join(self.record.rules)
         if more:
             headers.update(more)
         return headers
-
-
-# aiohttp would name itself and Python's version here.
-_HEADERS: Final = CIMultiDict({"Server": "devstral-proxy"})

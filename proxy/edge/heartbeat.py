@@ -8,51 +8,51 @@ so a comment never lands inside one. It is written to the client alone: no timer
 """
 
 import asyncio
+import math
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
 from proxy.edge.call import Call
+from proxy.upstream.sweep import Sweep
 
 COMMENT: Final = b": keep-alive\n\n"
 
 
 class Heartbeat:
-    """Keeps a stream alive while its block runs: `async with Heartbeat(call, interval_s)`. 0 s is never."""
+    """Keeps a stream alive while its block runs: `async with Heartbeat(call, interval_s, sweep)`. 0 s is never."""
 
-    __slots__ = ("_beat", "_call", "_handle", "_interval_s", "_loop")
+    __slots__ = ("_beat", "_call", "_interval_s", "_sweep", "due_at")
 
-    def __init__(self, call: Call, interval_s: float) -> None:
+    def __init__(self, call: Call, interval_s: float, sweep: Sweep) -> None:
         self._call = call
         self._interval_s = interval_s
-        self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.TimerHandle | None = None
+        self._sweep = sweep
         self._beat: asyncio.Task[None] | None = None
+        self.due_at = math.inf
 
     async def __aenter__(self) -> Self:
         if self._interval_s:
-            self._call.last_write_at = self._loop.time()
-            self._handle = self._loop.call_later(self._interval_s, self._ring)
+            self._call.last_write_at = asyncio.get_running_loop().time()
+            self.due_at = self._call.last_write_at + self._interval_s
+            self._sweep.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+        self._sweep.discard(self)
         if self._beat is not None:
             self._beat.cancel()
             await asyncio.wait({self._beat})
 
-    def _ring(self) -> None:
-        # One timer for the whole stream: a write does not re-arm it, it looks at the last write when it rings.
-        now = self._loop.time()
-        due_at = self._call.last_write_at + self._interval_s
-        if due_at <= now:
+    def ring(self, now: float) -> None:
+        """Send a comment if nothing was written for the interval. A write moves no timer: it is asked about here."""
+        self.due_at = self._call.last_write_at + self._interval_s
+        if self.due_at <= now:
             if self._beat is None or self._beat.done():
-                self._beat = self._loop.create_task(self._comment())
-            due_at = now + self._interval_s
-        self._handle = self._loop.call_at(due_at, self._ring)
+                self._beat = asyncio.get_running_loop().create_task(self._comment())
+            self.due_at = now + self._interval_s
 
     async def _comment(self) -> None:
         with suppress(ConnectionError):  # the relay's own write will find out

@@ -8,6 +8,9 @@ POST /v1/chat/completions: one request through the core to the model server, and
 The client's status line waits for the first bytes that a stream has for it: until then an error, also one that the
 model server sends as an event, gets a real status. Clients have been seen to ignore an error event inside a 200.
 `await call.write()` before the next read is the backpressure: a client that reads slowly slows the model server down.
+Where both sides are direct, pieces are pushed: the socket of the model server calls the translator, the translator's
+bytes go into the client's transport, and no task is switched (0.82 of the cost of a paced event, 0.92 in a burst). A
+client that reads slowly then pauses the model server's socket.
 """
 
 from collections.abc import Mapping
@@ -28,7 +31,11 @@ from proxy.translate.failure import translate_failure
 from proxy.translate.profile import Profile
 from proxy.translate.request import UpstreamRequest, asked_whole, translate_request
 from proxy.translate.stream import State, StreamTranslator
-from proxy.upstream.client import Answer, Upstream
+from proxy.upstream.answer import Answer, read_at_most, read_whole
+from proxy.upstream.client import Upstream
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.shortcuts import takes
+from proxy.upstream.sweep import Sweep
 from proxy.wire import headers as wire
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
@@ -36,7 +43,7 @@ LONGEST_ANSWER: Final = 64 * 1024 * 1024
 LONGEST_FAILURE: Final = 1024 * 1024
 
 
-async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream) -> web.StreamResponse:
+async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream, sweep: Sweep) -> web.StreamResponse:
     """
     Answer a chat completion.
 
@@ -51,7 +58,7 @@ async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream)
     sent_at = call.stopwatch.ms()
     try:
         if request.stream:
-            async with Heartbeat(call, config.keep_alive_s):
+            async with Heartbeat(call, config.keep_alive_s, sweep):
                 return await _answer_streamed(call, request, upstream, config)
         async with _sent(call, request, upstream) as answer:
             whole = await _whole_body(await _accepted(answer))
@@ -101,7 +108,7 @@ async def _accepted(answer: Answer) -> Answer:
         return answer
     if answer.status < 400:
         raise UpstreamProtocolError(f"The model server answered with status {answer.status}, which is not followed.")
-    error = translate_failure(answer.status, await answer.read_at_most(LONGEST_FAILURE))
+    error = translate_failure(answer.status, await read_at_most(answer, LONGEST_FAILURE))
     if answer.retry_after is not None:
         error.headers["Retry-After"] = answer.retry_after
     raise error
@@ -111,7 +118,7 @@ async def _whole_body(answer: Answer) -> bytes:
     # Some servers leave the header out; what the body is, its decoder will say.
     if answer.content_type is not None and not wire.is_json(answer.content_type):
         raise _unexpected(answer)
-    return await answer.read(LONGEST_ANSWER)
+    return await read_whole(answer, LONGEST_ANSWER)
 
 
 async def _answer_streamed(
@@ -125,7 +132,7 @@ async def _answer_streamed(
             raise _unexpected(answer)
         translator = StreamTranslator(request.expectation, max_event_bytes=config.max_event_bytes)
         try:
-            response = await _relayed(call, answer, translator)
+            response = await _relayed(call, answer, translator, config)
         finally:
             call.record.events = translator.events
             _note_answer(call, translator)
@@ -143,28 +150,63 @@ async def _played(call: Call, answer: Answer, request: UpstreamRequest, begun: M
     return await call.end()
 
 
-async def _relayed(call: Call, answer: Answer, translator: StreamTranslator) -> web.StreamResponse | None:
+async def _relayed(
+    call: Call, answer: Answer, translator: StreamTranslator, config: Config
+) -> web.StreamResponse | None:
     """
     Relay a stream until the translator is done with it: after `[DONE]`, the upstream's end, or an error.
 
     Returns None when nothing was said and the answer is to be asked for again.
     """
+    if isinstance(answer, Exchange) and call.can_put and takes(config, "push"):
+        last = await _pushed(call, answer, translator)
+    else:
+        last = await _pulled(call, answer, translator)
+    error = translator.error
+    if error is not None and not translator.wants_whole:
+        return await _broken(call, answer, error, last)
+    if last:
+        await call.write(last)
+    if error is not None:
+        return None
+    response = await call.end()
+    await answer.settle()
+    return response
+
+
+async def _pulled(call: Call, answer: Answer, translator: StreamTranslator) -> bytes:
+    """Relay until the end or an error; return what has not been written because of it."""
     receive, closed = translator.receive, State.CLOSED
     while translator.state is not closed:
         piece = await answer.read_some()
         out = receive(piece) if piece else translator.receive_eof()
-        error = translator.error
-        if error is not None and not translator.wants_whole:
-            return await _broken(call, answer, error, out)
+        if translator.error is not None:
+            return out
         if out:
             await call.write(out)
-        if error is not None:
-            return None
         if not piece:
             break
-    response = await call.end()
-    await answer.settle()
-    return response
+    return b""
+
+
+async def _pushed(call: Call, answer: Exchange, translator: StreamTranslator) -> bytes:
+    """`_pulled`, without a switch of tasks."""
+    receive, closed, put = translator.receive, State.CLOSED, call.put
+    last = b""
+
+    def sink(piece: bytes) -> bool:
+        nonlocal last
+        out = receive(piece) if piece else translator.receive_eof()
+        if translator.error is not None:
+            last = out
+            return False
+        if out and not put(out):
+            answer.pause()
+            call.when_drained(answer.resume)
+        return translator.state is not closed
+
+    await answer.pour(sink)
+    return last
 
 
 async def _broken(call: Call, answer: Answer, error: ProxyError, out: bytes) -> web.StreamResponse:

@@ -21,8 +21,10 @@ from proxy.edge.health import Readiness
 from proxy.edge.in_flight import InFlight
 from proxy.edge.record import clipped
 from proxy.errors import MethodNotAllowed, NotFound
+from proxy.observe.metrics import CONTENT_TYPE, Metrics
 from proxy.translate.profile import Profile
 from proxy.upstream.client import Upstream
+from proxy.upstream.sweep import Sweep
 
 _encode = msgspec.json.Encoder().encode
 
@@ -32,17 +34,19 @@ class Edge(msgspec.Struct, frozen=True):
 
     config: Config
     logger: FilteringBoundLogger
+    metrics: Metrics
     profile: Profile
     upstream: Upstream
     readiness: Readiness
     in_flight: InFlight
+    sweep: Sweep
 
 
 Endpoint = Callable[[Edge, Call], Awaitable[web.StreamResponse]]
 
 
 async def _chat(edge: Edge, call: Call) -> web.StreamResponse:
-    return await relay.chat(call, edge.config, edge.profile, edge.upstream)
+    return await relay.chat(call, edge.config, edge.profile, edge.upstream, edge.sweep)
 
 
 async def _models(edge: Edge, call: Call) -> web.StreamResponse:
@@ -74,6 +78,11 @@ async def _health(edge: Edge, call: Call) -> web.StreamResponse:
     return await call.send(_encode(summary))
 
 
+async def _metrics(edge: Edge, call: Call) -> web.StreamResponse:
+    """The sums over all workers."""
+    return await call.send(await edge.metrics.render(), content_type=CONTENT_TYPE)
+
+
 async def _version(edge: Edge, call: Call) -> web.StreamResponse:
     return await call.send(_encode({"name": "devstral-proxy", "version": __version__}))
 
@@ -93,6 +102,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
         "/livez": {"GET": _live},
         "/health/ready": {"GET": _ready},
         "/readyz": {"GET": _ready},
+        "/metrics": {"GET": _metrics},
         "/version": {"GET": _version},
         "/": {"GET": _index},
     }

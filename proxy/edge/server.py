@@ -3,20 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from proxy.config import Config
-from proxy.edge.boundary import Connection, guard
 from proxy.edge.call import Call
+from proxy.edge.connection import Connection
+from proxy.edge.guard import guard
 from proxy.edge.health import Readiness
 from proxy.edge.in_flight import InFlight
-from proxy.edge.routes import Edge, dispatch
+from proxy.edge.routes import Edge
+from proxy.observe.metrics import Metrics
 from proxy.translate.profile import build_profile
 from proxy.upstream.client import Upstream
+from proxy.upstream.shortcuts import takes
+from proxy.upstream.sweep import Sweep
 
 #: Like nginx's keepalive_timeout. It is also how long a client may take over its request's headers.
 _CLIENT_IDLE_S: Final = 75.0
@@ -26,18 +29,26 @@ _BACKLOG: Final = 2048
 
 
 @asynccontextmanager
-async def opened(config: Config, logger: FilteringBoundLogger) -> AsyncIterator[Edge]:
+async def opened(config: Config, logger: FilteringBoundLogger, metrics: Metrics) -> AsyncIterator[Edge]:
     """
     Open what requests need, for one upstream, which `config.vllm_base` must name.
 
     Raises:
         ValueError: the profile or its options do not exist.
     """
-    upstream = Upstream(config)
+    sweep = Sweep()
+    upstream = Upstream(config, sweep)
     await upstream.open()
     try:
         yield Edge(
-            config, logger, build_profile(config.profile, config.options), upstream, Readiness(upstream), InFlight()
+            config=config,
+            logger=logger,
+            metrics=metrics,
+            profile=build_profile(config.profile, config.options),
+            upstream=upstream,
+            readiness=Readiness(upstream),
+            in_flight=InFlight(),
+            sweep=sweep,
         )
     finally:
         await upstream.close()
@@ -53,16 +64,22 @@ async def listening(edge: Edge, host: str, port: int, *, reuse_port: bool = Fals
     """
     loop = asyncio.get_running_loop()
 
+    is_direct = takes(edge.config, "answer")
+
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        return await guard(partial(dispatch, edge), Call(request), edge.in_flight, edge.logger)
+        return await guard(edge, Call(request, is_direct=is_direct))
 
     def make_request(*parts: Any) -> web.BaseRequest:
-        return web.BaseRequest(*parts, loop, client_max_size=edge.config.max_body_bytes)
+        message, payload, connection, writer, task = parts
+        return web.BaseRequest(
+            message, payload, connection, writer, task, loop, client_max_size=edge.config.max_body_bytes
+        )
 
     def make_connection() -> Connection:
         return Connection(
             manager,
             proxy_logger=edge.logger,
+            metrics=edge.metrics,
             loop=loop,
             keepalive_timeout=_CLIENT_IDLE_S,
             access_log=None,

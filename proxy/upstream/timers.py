@@ -1,40 +1,20 @@
 """
-The timers of one exchange with the model server.
-
-    first byte       from the start of the request to the first bytes of the answer's body
-    between bytes    every silence after that
-    total            the whole exchange, the client's reading included
-
-A silence counts only while the proxy waits for the model server: a client that reads slowly is not the server's fault.
-(The fourth timer, connect, belongs to the connector.)
+The timers of one exchange by `ClientSession.request`; see `Limits`. (The timer for connecting is the connector's.)
 
 One loop timer serves all three. It is never re-armed by an event: when it rings it looks at the clock of the last
 silence and, if that is younger than the limit, sets itself to the moment when it would not be.
 Re-arming a timer at every event costs about 6% of a short request (aiohttp 3.14, `ClientTimeout(sock_read=)`).
-
-A loop that was busy for longer than a limit runs its timers before it reads its sockets. So a silence that is over its
-limit is looked at twice, and only one that lasted through a turn of the loop counts.
 """
 
 import asyncio
-import math
 from types import TracebackType
 from typing import Final, Self
 
-import msgspec
-
 from proxy.errors import UpstreamTimeout
+from proxy.upstream.answer import Limits
 
 #: Arbitrary: long enough for the loop to have read its sockets once.
 _SECOND_LOOK_S: Final = 0.01
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds. `math.inf` is no limit."""
-
-    first_byte_s: float
-    between_bytes_s: float
-    total_s: float = math.inf
 
 
 class Timers:

@@ -10,7 +10,7 @@ UP = whole({"ok": True})
 
 
 async def test_a_path_outside_the_allow_list_is_404_in_openais_shape_and_reaches_no_upstream(start_proxy):
-    paths = ["/pause", "/invocations", "/v1/load_lora_adapter", "/metrics", "/v1/completions", "/v1", "/health/x"]
+    paths = ["/pause", "/invocations", "/v1/load_lora_adapter", "/v1/completions", "/v1", "/health/x"]
     tricks = ["/v1//chat/completions", "/v1/chat/completions;x", "/v1/%63hat/completions", "/v1/x/%2e%2e/models"]
     async with ScriptedUpstream([UP]) as upstream:
         proxy = await start_proxy(upstream.url)

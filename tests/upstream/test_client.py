@@ -9,8 +9,9 @@ import socket
 import pytest
 
 from proxy.config import Config
-from proxy.edge.boundary import Connection
+from proxy.edge.connection import Connection
 from proxy.upstream.client import Upstream
+from proxy.upstream.sweep import Sweep
 from tests.fakes import Do, ScriptedUpstream, completion, head, text_stream, until, whole
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -133,7 +134,7 @@ async def test_nagles_algorithm_is_off_on_both_sides(start_proxy):
 def transports_of(proxy):
     """The transports of the proxy's one client and its one upstream, found by their ports."""
     client = [item.transport for item in gc.get_objects() if isinstance(item, Connection) and item.transport]
-    pool = proxy.edge.upstream._pool.connector
+    pool = proxy.edge.upstream._sessions.pool.connector
     return [client[-1], *(protocol.transport for protocol in pool._acquired)]
 
 
@@ -165,7 +166,7 @@ async def test_only_one_method_sends_a_body_and_it_wants_a_translated_request():
 
 async def test_closing_leaves_no_connection_behind():
     async with ScriptedUpstream([text_stream("x")]) as upstream:
-        client = Upstream(Config(vllm_base=upstream.url))
+        client = Upstream(Config(vllm_base=upstream.url), Sweep())
         await client.open()
         assert await client.is_reachable()
         await client.close()

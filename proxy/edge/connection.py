@@ -1,0 +1,122 @@
+"""
+aiohttp's side of one client connection: what it answers by itself, before a handler is reached (bytes that are not
+HTTP, targets that it has no place for), and the way of bytes to the client.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from aiohttp import http_exceptions, web
+from structlog.typing import FilteringBoundLogger
+
+from proxy.edge.call import JSON
+from proxy.edge.record import Record, note_error, write
+from proxy.errors import ClientError, HeadersTooLarge, MalformedHttp, ProxyError, error_body
+from proxy.observe.metrics import Metrics
+from proxy.wire import headers as wire
+
+
+def from_http_exception(exc: web.HTTPException) -> ProxyError:
+    """Return the same failure in this project's words."""
+    code = exc.reason.lower().replace(" ", "_")
+    error = ClientError(exc.reason, code=code) if exc.status < 500 else ProxyError(exc.reason, code=code)
+    error.status = exc.status
+    return error
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Connection(web.RequestHandler):
+    """
+    aiohttp's side of one client connection, with this project's shape for the answers that aiohttp makes itself.
+
+    `web.RequestHandler` is exported and its two methods here have public names; they are not in aiohttp's documents,
+    so tests/edge/test_bad_http.py holds them to what is used here.
+    """
+
+    def __init__(
+        self, manager: web.Server, *, proxy_logger: FilteringBoundLogger, metrics: Metrics, **options: Any
+    ) -> None:
+        super().__init__(manager, **options)
+        self._proxy_logger = proxy_logger
+        self._metrics = metrics
+        self._on_drained: list[Callable[[], None]] = []
+
+    # --- for edge/answer.py: what `DirectWriter` needs
+
+    def put(self, data: bytes) -> None:
+        """See `Flow`."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("The client has left.")
+        transport.write(data)
+
+    async def drained(self) -> None:
+        """See `Flow`."""
+        waiter = asyncio.get_running_loop().create_future()
+        self.when_drained(partial(_resolve, waiter))
+        await waiter
+        if self.transport is None:
+            raise ConnectionResetError("The client has left.")
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when the client has read most of what was put, or has left."""
+        self._on_drained.append(callback)
+
+    def resume_writing(self) -> None:
+        """The client has read: tell who waits for it."""
+        super().resume_writing()
+        self._tell()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client has left: nobody need wait."""
+        super().connection_lost(exc)
+        self._tell()
+
+    def _tell(self) -> None:
+        callbacks, self._on_drained = self._on_drained, []
+        for callback in callbacks:
+            callback()
+
+    # --- what aiohttp answers by itself
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer bytes that could not be parsed. aiohttp's own message quotes them, so it is not used."""
+        error: ProxyError = MalformedHttp("The request is not valid HTTP/1.1.")
+        if isinstance(exc, http_exceptions.LineTooLong):
+            error = HeadersTooLarge(f"The request line or a header is over the limit of {self.max_field_size} bytes.")
+        return self._refused(request, error)
+
+    def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None) -> Any:
+        """Send the answer; one that aiohttp's router raised is put into this project's shape first."""
+        if isinstance(resp, web.HTTPException):
+            resp = self._refused(request, from_http_exception(resp))
+        return super().finish_response(request, resp, start_time)
+
+    def _refused(self, request: web.BaseRequest, error: ProxyError) -> web.Response:
+        peer = self.peername
+        record = Record(
+            request_id=wire.request_id(None),
+            client_ip=peer[0] if isinstance(peer, tuple) else None,
+            method="",
+            path="",
+            status=error.status,
+        )
+        note_error(record, error)
+        write(self._proxy_logger, record)
+        self._metrics.observe(record)
+        headers = {"Server": "devstral-proxy", "x-request-id": record.request_id, "Content-Type": JSON}
+        response = web.Response(body=error_body(error), status=error.status, headers=headers)
+        response.force_close()
+        return response

@@ -1,0 +1,64 @@
+"""
+The one place where a request's failures become answers.
+
+    ProxyError             its own status and body; after the status line an SSE event
+    aiohttp HTTPException  the same shape
+    the client has left    no answer; logged as 499 client_disconnect
+    anything else          traceback to the log, 500 without detail
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from proxy.edge.call import Call
+from proxy.edge.connection import from_http_exception
+from proxy.edge.record import note_client_left, note_error, write
+from proxy.edge.routes import Edge, dispatch
+from proxy.errors import ProxyError, ShuttingDown
+
+
+async def guard(edge: Edge, call: Call) -> web.StreamResponse:
+    """Answer a request; whatever happens, in a way that the client can parse, with one line in the log."""
+    task = edge.in_flight.enter()
+    edge.metrics.begin()
+    if edge.in_flight.is_draining:
+        call.close_after()
+    try:
+        return await _answered(edge, call)
+    except asyncio.CancelledError:
+        note_client_left(call.record)
+        raise
+    except ConnectionError:
+        # Only writing to the client raises it: the upstream edge translates its own.
+        note_client_left(call.record)
+        return call.abandoned()
+    finally:
+        edge.in_flight.leave(task)
+        call.record.duration_ms = call.stopwatch.ms()
+        write(edge.logger, call.record)
+        edge.metrics.end()
+        edge.metrics.observe(call.record)
+
+
+async def _answered(edge: Edge, call: Call) -> web.StreamResponse:
+    try:
+        return await dispatch(edge, call)
+    except ProxyError as exc:
+        error = exc
+    except web.HTTPException as exc:
+        error = from_http_exception(exc)
+    except ConnectionError:
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or not edge.in_flight.was_cut_off(task):
+            raise
+        task.uncancel()
+        error = ShuttingDown("The proxy is shutting down.")
+        error.headers["Retry-After"] = "1"
+    except Exception:
+        edge.logger.exception("unexpected_error", request_id=call.record.request_id)
+        error = ProxyError(f"Internal error; the log of the proxy has it under {call.record.request_id}.")
+    note_error(call.record, error)
+    return await call.fail(error)

@@ -1,0 +1,181 @@
+"""
+The plain way of an exchange: `ClientSession.request`, aiohttp's own response, its own reader.
+
+Retries: one, at once, and only when a connection that had been used before broke without a byte of an answer. That is
+the race between a server closing an idle connection and the proxy using it (vLLM closes after 5 s); the request was
+not read. aiohttp retries idempotent methods the same way, and never a POST (since 3.10).
+"""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import aiohttp
+from multidict import CIMultiDict, istr
+
+from proxy.errors import UpstreamProtocolError
+from proxy.upstream.answer import Answer, Limits
+from proxy.upstream.route import Server, Sessions, Target
+from proxy.upstream.timers import Timers
+from proxy.wire import headers as wire
+
+#: Arbitrary: the longest wait for the end of an answer whose last event has come; it is usually there already.
+_SETTLE_S: Final = 0.5
+
+_REQUEST_ID: Final = istr("x-request-id")
+_TRACEPARENT: Final = istr("traceparent")
+_CONTENT_LENGTH: Final = istr("Content-Length")
+
+
+class PlainAnswer:
+    """See `Answer`."""
+
+    __slots__ = ("_connection_closed", "_host", "_response", "_timers", "content_type", "retry_after", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, timers: Timers, host: str) -> None:
+        self._response = response
+        self._timers = timers
+        self._host = host
+        self._connection_closed = _watch(response, self._note_closed)
+        self.status = response.status
+        self.content_type = response.headers.get("Content-Type")
+        self.retry_after = wire.retry_after(response.headers.get("Retry-After"))
+
+    async def read_some(self) -> bytes:
+        """See `Answer`."""
+        self._timers.waiting()
+        try:
+            piece = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as exc:
+            raise UpstreamProtocolError(f"The model server at {self._host} broke off its answer.") from exc
+        self._timers.arrived()
+        return piece
+
+    async def settle(self) -> None:
+        """See `Answer`."""
+        if self._response.content.at_eof():
+            return
+        try:
+            async with asyncio.timeout(_SETTLE_S):
+                while await self._response.content.readany():
+                    pass
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            self.close()
+
+    def close(self) -> None:
+        """See `Answer`."""
+        if self._connection_closed is not None:
+            self._connection_closed.remove_done_callback(self._note_closed)
+        self._response.close()
+
+    def _note_closed(self, _closed: asyncio.Future[None]) -> None:
+        """Wake the reader: aiohttp 3.14 forgets it when a body's framing is broken."""
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError())
+
+
+def _watch(
+    response: aiohttp.ClientResponse, callback: Callable[[asyncio.Future[None]], None]
+) -> asyncio.Future[None] | None:
+    """Have `callback` called when the connection of a response closes; None if the response is all here already."""
+    protocol = None if response.connection is None else response.connection.protocol
+    closed = None if protocol is None else protocol.closed
+    if closed is not None:
+        closed.add_done_callback(callback)
+    return closed
+
+
+class PlainRoute:
+    """See `Route`."""
+
+    def __init__(self, sessions: Sessions, server: Server, target: Target, limits: Limits) -> None:
+        self._sessions = sessions
+        self._server = server
+        self._target = target
+        self._headers = CIMultiDict(target.headers)
+        self._limits = limits
+
+    @asynccontextmanager
+    async def send(self, body: bytes | None, request_id: str, traceparent: str | None) -> AsyncIterator[Answer]:
+        """See `Route`."""
+        headers = self._headers.copy()
+        headers[_REQUEST_ID] = request_id
+        if traceparent is not None:
+            headers[_TRACEPARENT] = traceparent
+        if body is not None:
+            headers[_CONTENT_LENGTH] = str(len(body))
+        async with Timers(self._limits) as timers:
+            try:
+                response = await self._start(headers, body)
+            except (aiohttp.ClientError, OSError) as exc:
+                raise self._server.failure(exc) from exc
+            answer = PlainAnswer(response, timers, self._server.host)
+            try:
+                yield answer
+            finally:
+                answer.close()
+
+    async def _start(self, headers: CIMultiDict[str], body: bytes | None) -> aiohttp.ClientResponse:
+        _reused.set(False)
+        try:
+            return await self._request(self._sessions.pool, headers, body)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
+            if isinstance(exc, aiohttp.ClientConnectorError) or not _reused.get():
+                raise
+            if isinstance(exc, aiohttp.ServerDisconnectedError) and not isinstance(exc.message, str):
+                raise  # part of an answer had come
+        return await self._request(self._sessions.fresh, headers, body)
+
+    async def _request(
+        self, session: aiohttp.ClientSession, headers: CIMultiDict[str], body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        payload = None if body is None else _Json(body)
+        method, url, _ = self._target
+        return await session.request(method, url, data=payload, headers=headers, allow_redirects=False)
+
+
+#: Whether the connection of this task's last request had been used before.
+_reused: ContextVar[bool] = ContextVar("reused")
+
+
+class Connector(aiohttp.TCPConnector):
+    """A pool that tells, for each request, whether its connection had been used before."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._known: weakref.WeakSet[asyncio.BaseProtocol] = weakref.WeakSet()
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the parent's signature
+    ) -> aiohttp.connector.Connection:
+        connection = await super().connect(req, traces, timeout)
+        protocol = connection.protocol
+        if protocol is not None:
+            _reused.set(protocol in self._known)
+            if protocol not in self._known and protocol.closed is not None:
+                # asyncio logs an exception that nobody asked for, and idle connections end in one now and then
+                protocol.closed.add_done_callback(asyncio.Future.exception)
+            self._known.add(protocol)
+        return connection
+
+
+class _Json(aiohttp.Payload):
+    """A body of bytes that is ready to go. aiohttp's own BytesPayload warns above 1 MiB, where agents' bodies are."""
+
+    _value: bytes
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value, content_type="application/json")
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        await writer.write(self._value)

@@ -1,0 +1,31 @@
+"""
+Which shortcuts the hot path takes: how far it leaves aiohttp's own objects.
+
+    none      web.Response and web.StreamResponse to the client, ClientSession.request to the model server
+    answer    + answers to the client are written as one buffer                        edge/answer.py
+    upstream  + requests go out on the session's pool, below ClientSession.request     upstream/exchange.py
+    push      + pieces of a stream go from socket to socket without a switch of tasks  edge/relay.py
+
+Each says and does the same as the plain way: tests/edge/test_shortcuts.py compares them byte by byte.
+"""
+
+from typing import Final, Literal
+
+import aiohttp
+
+from proxy.config import Config
+
+#: The shortcuts lean on parts of aiohttp that are exported and not documented: with another release, none is taken.
+TESTED_AIOHTTP: Final = (3, 14)
+
+_ORDER: Final = ("none", "answer", "upstream", "push")
+
+
+def takes(config: Config, shortcut: Literal["answer", "upstream", "push"]) -> bool:
+    """Whether the configuration wants `shortcut`, and this aiohttp is one that it was tested with."""
+    return is_tested(aiohttp.__version__) and _ORDER.index(config.shortcuts) >= _ORDER.index(shortcut)
+
+
+def is_tested(version: str) -> bool:
+    """Whether the shortcuts were tested with this release of aiohttp."""
+    return tuple(version.split(".")[:2]) == tuple(map(str, TESTED_AIOHTTP))
