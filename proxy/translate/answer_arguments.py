@@ -49,8 +49,8 @@ class Arguments:
         return self._leading(self._held + piece)
 
     def passes(self, piece: str) -> bool:
-        """Take `piece` of an object if it cannot end it; return whether it was taken."""
-        return "}" not in piece and "]" not in piece and self._scanner.end_in(piece) == -1
+        """Take `piece` if it is inside the object and does not end it; return whether it was taken."""
+        return self.state is ArgumentState.OBJECT and self._scanner.passes(piece)
 
     def _leading(self, text: str) -> tuple[str, str]:
         self._held = ""

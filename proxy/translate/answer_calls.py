@@ -80,10 +80,10 @@ class CallTracker:
         self._append(current, arguments, parts)
         return parts
 
-    def passes(self, piece: str) -> bool:
-        """Take `piece` of the last call's arguments if it cannot end them; return whether it was taken."""
+    def passes(self, index: int, piece: str) -> bool:
+        """Take `piece` of the arguments of call `index` if it is the last one and goes on; return whether it was."""
         last = self._calls[-1]
-        return last.arguments.state is ArgumentState.OBJECT and last.text is None and last.arguments.passes(piece)
+        return last.index == index and last.text is None and last.arguments.passes(piece)
 
     def add(self, found: FoundCall, answer_id: str) -> CallParts:
         """Take a whole call that was found in text."""

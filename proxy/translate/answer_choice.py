@@ -96,9 +96,14 @@ class ChoiceTranslator:
         self.said = Said.SILENT
         self._expectation = expectation
         self._rules = rules
+        self._offers_tools = offers_tools(expectation)
+        #: whether text without a bracket or space at its end goes on as it came
+        self._is_idle = False
+        #: whether the last delta but thoughts had calls: then no text is held that would have to go before a call
+        self._is_calling = False
         self._echo = EchoedPrefix(expectation.echoed_prefix, rules)
         self._think = ThinkTags(is_on=options.extract_think, rules=rules)
-        self._space = SpaceBeforeCalls(is_on=offers_tools(expectation), rules=rules)
+        self._space = SpaceBeforeCalls(is_on=self._offers_tools, rules=rules)
         self._calls = CallTracker(expectation, index, rules)
         self._leaked = _leaked_calls(expectation, rules, in_thoughts=False)
         self._leaked_in_thoughts = _leaked_calls(expectation, rules, in_thoughts=True)
@@ -107,21 +112,40 @@ class ChoiceTranslator:
 
     def passes_text(self, text: str) -> bool:
         """Take a delta of nothing but `text`, not empty, if it goes on as it came; return whether it was taken."""
-        return (
+        if not self._is_idle and not self._becomes_idle():
+            return False
+        return not self._offers_tools or ("[" not in text and not text[-1].isspace())
+
+    def _becomes_idle(self) -> bool:
+        """Note whether further text can only pass, leak or be held as space; every other delta may change that."""
+        self._is_idle = (
             self.said is Said.SPOKE
+            and self._echo.is_settled
             and self._think.is_settled
-            and (self._leaked is None or self._leaked.is_clear(text))
-            and self._space.is_clear(text)
+            and (self._leaked is None or self._leaked.is_idle)
+            and self._space.is_idle
+        )
+        return self._is_idle
+
+    def holds_text(self, text: str) -> bool:
+        """Take a delta of nothing but `text`, not empty, if all of it belongs to a leaked call; return whether."""
+        return (
+            self._leaked is not None and self._echo.is_settled and self._think.is_settled and self._leaked.holds(text)
         )
 
-    @property
-    def last_call(self) -> int:
-        """The index of the last call that has begun, -1 if none has."""
-        return self._calls.count - 1
+    def passes_thought(self, text: str) -> bool:
+        """Take a delta of nothing but reasoning, not empty, if no more is said by it; return whether it was taken."""
+        if self.said in (Said.SPOKE, Said.CALLED):
+            return True
+        if self.said is not Said.MUSED:
+            return False
+        if self._thoughts is not None:
+            self._thoughts.append(text)
+        return True
 
-    def passes_arguments(self, piece: str) -> bool:
-        """Take a further piece of the last call's arguments if it goes on as it came; return whether it was taken."""
-        return self.said is Said.CALLED and self._calls.passes(piece)
+    def passes_arguments(self, call: int, piece: str) -> bool:
+        """Take a further piece of arguments if `call` is the last one and goes on; return whether it was taken."""
+        return self._is_calling and self.said is Said.CALLED and self._calls.passes(call, piece)
 
     def receive(self, delta: Message, answer_id: str) -> list[Part]:
         """
@@ -130,6 +154,7 @@ class ChoiceTranslator:
         Raises:
             UpstreamProtocolError: something is said after the end, or a call has no name.
         """
+        self._is_idle, self._is_calling = False, bool(delta.tool_calls)
         parts: list[Part] = self._end_of_leaks(answer_id) if delta.tool_calls else []
         if untouched := self._untouched_fields(delta):
             parts.append(Untouched(untouched))
@@ -156,6 +181,7 @@ class ChoiceTranslator:
         Raises:
             UpstreamError: the model server says that the answer failed, or a call that it announces did not arrive.
         """
+        self._is_idle = False
         is_cut = upstream_reason in ("length", "model_length")
         parts = self._end_of_text(answer_id, is_cut=is_cut)
         is_cut = is_cut or self._calls.ends_inside_a_call(is_at_limit=is_at_limit)
@@ -178,6 +204,8 @@ class ChoiceTranslator:
         names = ["function_call", "refusal", "audio"]
         if self._expectation.options.reasoning_field == "untouched":
             names += ["reasoning", "reasoning_content"]
+        elif delta.function_call is None and delta.refusal is None and delta.audio is None:
+            return {}
         return {name: value for name in names if (value := getattr(delta, name)) is not None}
 
     def _reasoning(self, delta: Message) -> str:

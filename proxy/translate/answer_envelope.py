@@ -14,6 +14,9 @@ from proxy.wire.sse import data_event
 # so these bytes are always a key.
 _NULL_KEYS: Final = re.compile(rb',"(?:%s)":null' % "|".join(sorted(VENDOR_KEYS)).encode())
 
+#: Keys of a chunk that are built here; what else it has is passed on.
+ENVELOPE_KEYS: Final = ("id", "object", "created", "model", "choices", "usage")
+
 
 class Envelope:
     """Learns id, model and created from the first chunk; `learn` must be called before anything else."""
@@ -44,23 +47,28 @@ class Envelope:
         if (chunk.id, chunk.object, chunk.created, chunk.model) != self._fits:
             self._rules.add("constant_envelope")
             return False
-        if chunk.usage is not None:
+        return self.suits(chunk)
+
+    def suits(self, chunk: Chunk) -> bool:
+        """As `fits`, but notes no rule."""
+        if (chunk.id, chunk.object, chunk.created, chunk.model) != self._fits or chunk.usage is not None:
             return False
         return not (self._strips and any(map(_has_vendor_values, chunk.choices or ())))
 
     def forwarded(self, payload: bytes) -> bytes:
         """Return `payload` as an event, without the null keys that only vLLM has."""
-        return data_event(self._without_null_keys(payload))
-
-    def forwarded_around(self, before: bytes, after: bytes) -> tuple[bytes, bytes]:
-        """Return what stands around a text in a payload as what stands around it in an event."""
-        return b"data: " + self._without_null_keys(before), self._without_null_keys(after) + b"\n\n"
-
-    def _without_null_keys(self, payload: bytes) -> bytes:
-        stripped = _NULL_KEYS.sub(b"", payload) if self._strips else payload
+        stripped = self.without_null_keys(payload)
         if len(stripped) < len(payload):
-            self._rules.add("strip_vendor_fields")
-        return stripped
+            self.note_stripped()
+        return data_event(stripped)
+
+    def note_stripped(self) -> None:
+        """Note that keys which only vLLM has were removed."""
+        self._rules.add("strip_vendor_fields")
+
+    def without_null_keys(self, payload: bytes) -> bytes:
+        """Return `payload`, or a part of it that is cut at a quote of its own, without these keys; notes no rule."""
+        return _NULL_KEYS.sub(b"", payload) if self._strips else payload
 
     def event(
         self, choice: int, delta: Message, reason: str | None, rest: Mapping[str, Any], extras: Mapping[str, Any]
@@ -82,7 +90,7 @@ class Envelope:
             return fields
         kept = {key: value for key, value in fields.items() if key not in VENDOR_KEYS}
         if len(kept) < len(fields):
-            self._rules.add("strip_vendor_fields")
+            self.note_stripped()
         return kept
 
 

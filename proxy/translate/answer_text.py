@@ -39,6 +39,11 @@ class EchoedPrefix:
         self._held = ""
         self._rules = rules
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all further text passes unchanged."""
+        return not self._prefix
+
     def receive(self, text: str) -> str:
         """Return the text that is certainly not the echo."""
         if not self._prefix:
@@ -133,9 +138,10 @@ class SpaceBeforeCalls:
         self._held: list[str] = []
         self._rules = rules
 
-    def is_clear(self, text: str) -> bool:
-        """Whether `text`, which must not be empty, passes unchanged."""
-        return not self._is_on or (not self._run and not text[-1].isspace())
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is held, and text that does not end in white space passes unchanged."""
+        return not self._run or not self._is_on
 
     def receive(self, text: str) -> str:
         """Return the text that is settled."""

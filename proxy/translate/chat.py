@@ -6,15 +6,15 @@ counts messages as the client sent them as long as no earlier rule moved one, wh
 mode needs: there the first rule that would change anything refuses the request instead.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from proxy.errors import InvalidRequest
 from proxy.translate.options import Options
-from proxy.wire.chat import Message, ToolCall, decode
+from proxy.wire.chat import Message, ToolCall, decode, decode_message
 
 JsonPath = tuple[str | int, ...]
 
@@ -23,6 +23,20 @@ Draft = dict[str, Any]
 
 MessageRule = Callable[[Draft, Options], JsonPath | None]
 Rule = Callable[["Chat"], JsonPath | None]
+
+
+#: The members without which a rule has nothing to do, those counted that earlier rules rename or make others of.
+NEEDED: dict[Rule, frozenset[str]] = {}
+
+
+def only_with(*names: str) -> Callable[[Rule], Rule]:
+    """Say of a rule that it changes and refuses nothing in a request that has none of these members."""
+
+    def declare(rule: Rule) -> Rule:
+        NEEDED[rule] = frozenset(names)
+        return rule
+
+    return declare
 
 
 def path_text(path: JsonPath) -> str:
@@ -81,6 +95,28 @@ class Tool:
         self.is_touched = True
 
 
+class Offer(NamedTuple):
+    """
+    Tools that have been through their rules: what is remembered of a request's definitions.
+
+    `changed` has the rules that changed something, and where. `names` and `custom` are what
+    `Expectation.tool_names` and `Chat.custom_tools` become.
+    """
+
+    tools: list[Tool]
+    text: Raw
+    changed: Mapping[Rule, JsonPath]
+    names: Mapping[str, str]
+    custom: set[str]
+
+
+class Settled(NamedTuple):
+    """The JSON texts of a history on which no rule on the order has work: with the client's ids, and the wire's."""
+
+    texts: list[Raw]
+    texts_with_wire_ids: list[Raw]
+
+
 class Chat:
     """
     A request under translation; owned by one call of `translate_request`.
@@ -89,12 +125,18 @@ class Chat:
     `messages` and `tools` are what the members of that name hold; `ended_with` is the role of the client's
     last message. `turns` and `orphans` are filled by `pairing.match_results`; the fields from `tool_names`
     on are what the answer will need.
+
+    Messages can be given as JSON texts in canonical form: they become objects when a rule asks for `messages`, and
+    go out as they are if none does. `settled` and `offer` are set while what is remembered stands for the rules.
     """
 
     def __init__(self, members: dict[str, Any], options: Options) -> None:
         self.members = members
         self.options = options
-        self.messages: list[Message] = []
+        self._messages: list[Message] = []
+        self.texts: list[Raw] = []
+        self.settled: Settled | None = None
+        self.offer: Offer | None = None
         self.ended_with = ""
         self.tools: list[Tool] = []
         self.turns: list[Turn] = []
@@ -106,6 +148,21 @@ class Chat:
         self._sources: dict[int, Raw] = {}
         self._decoded: list[Message] = []  # keeps every id() in _sources taken while this object lives
 
+    @property
+    def messages(self) -> list[Message]:
+        """The messages, as objects from now on."""
+        if self.texts:
+            texts, self.texts, self.settled = self.texts, [], None
+            for text in texts:
+                message = decode_message(text)
+                self.keep_source(message, text)
+                self._messages.append(message)
+        return self._messages
+
+    @messages.setter
+    def messages(self, messages: list[Message]) -> None:
+        self._messages = messages
+
     def keep_source(self, message: Message, raw: Raw) -> None:
         """Remember the bytes that `message` was decoded from, to send them on if no rule touches it."""
         self._sources[id(message)] = raw
@@ -115,8 +172,10 @@ class Chat:
         """Say that `message` changed. Every rule that writes to a message calls this."""
         self._sources.pop(id(message), None)
 
-    def wire_messages(self) -> list[Raw | Message]:
+    def wire_messages(self) -> Sequence[Raw | Message]:
         """The messages as they go out: the client's bytes where nothing changed."""
+        if self.texts:
+            return self.texts
         sources = self._sources
         return [sources.get(id(message), message) for message in self.messages]
 

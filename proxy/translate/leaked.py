@@ -69,14 +69,22 @@ class LeakedCalls:
             _State.ALONE: self._alone,
         }
 
-    def is_clear(self, text: str) -> bool:
-        """Whether `text` passes unchanged."""
-        return self._state is _State.TEXT and not self._held and "[" not in text
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is held, and text without a bracket passes unchanged."""
+        return self._state is _State.TEXT and not self._held
+
+    def holds(self, text: str) -> bool:
+        """Take `text` if the JSON of a call goes on after it, else do nothing; return whether it was taken."""
+        if self._state is not _State.BODY or not self._scanner.passes(text):
+            return False
+        self._body.append(text)
+        return True
 
     def receive(self, text: str) -> Found:
         """Return what is settled."""
         found: Found = []
-        for piece in _slices(text):
+        for piece in (text,) if len(text) <= _SLICE else _slices(text):
             while piece:
                 piece = self._handlers[self._state](piece, found)
         return found

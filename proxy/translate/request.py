@@ -1,26 +1,27 @@
 """
 A client's body becomes an upstream's body: decode once, run the rules, encode once.
 
-Pure and deterministic: no memory between requests, the same body always gives the same bytes (prompt
-caches depend on it), and rules find nothing to do on their own output. What no rule touched goes out
-as the bytes that came in.
+Pure and deterministic: the same body always gives the same bytes (prompt caches depend on it), and rules find
+nothing to do on their own output. What no rule touched goes out as the bytes that came in. What is remembered
+between requests (`plan`) makes them cheaper and changes nothing.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from proxy.errors import InvalidRequest
-from proxy.translate.chat import Chat, JsonPath, path_text, read_json
+from proxy.translate.chat import Chat, Rule
 from proxy.translate.expectation import Expectation, ToolChoice
-from proxy.translate.messages import known_call_shape, known_keys_only, message_from
 from proxy.translate.options import Options
-from proxy.translate.profile import OPERATOR_RULES, Profile
+from proxy.translate.plan import MOST_MESSAGES, plan_for
+from proxy.translate.profile import Profile
+from proxy.translate.reading import RuleLog, read_message
 from proxy.translate.sampling import wants_stream
-from proxy.wire.body import decode_body, split_messages
-from proxy.wire.chat import Message, canonical_message, encode
-from proxy.wire.echo import read_echo
+from proxy.wire.body import check_utf8, decode_body, refuse_bad_utf8, refuse_repeated_keys, split_messages
+from proxy.wire.chat import encode
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -48,7 +49,10 @@ def translate_request(body: bytes, profile: Profile, *, strict: bool = False, us
             `param` is the JSON path.
     """
     try:
-        return _translated(body, profile, profile.options_for(user_agent), _RuleLog(strict))
+        return _translated(body, profile, profile.options_for(user_agent), RuleLog(strict))
+    except (InvalidRequest, UnicodeDecodeError):
+        refuse_bad_utf8(body)  # first of all errors, wherever it was met
+        raise
     except RecursionError:
         # Every decoder has a limit of its own; this is for what passed it and was too deep for a rule.
         raise InvalidRequest("The body is nested too deeply.", param="$") from None
@@ -62,63 +66,47 @@ def asked_whole(request: UpstreamRequest) -> UpstreamRequest:
     return msgspec.structs.replace(request, body=encode(members), upstream_stream=False)
 
 
-def _translated(body: bytes, profile: Profile, options: Options, log: "_RuleLog") -> UpstreamRequest:
+def _translated(body: bytes, profile: Profile, options: Options, log: RuleLog) -> UpstreamRequest:
     members = decode_body(body)
     raw_messages = split_messages(members.get("messages", Raw(b"null")))
     chat = Chat(members, options)
     _check_model(chat)
     if not profile.rules:
-        return _passed_through(body, chat)
-    for i, raw in enumerate(raw_messages):
-        chat.messages.append(_canonical(chat, raw, i, profile, log))
-    chat.ended_with = chat.messages[-1].role
-    for rule in profile.rules:
-        log.ran(rule, rule(chat))
+        return _passed_through(body, chat, raw_messages)
+    if log.is_strict or len(raw_messages) > MOST_MESSAGES:
+        rules = _read_plainly(body, chat, raw_messages, profile, log)
+    else:
+        rules = _read_by_plan(body, chat, raw_messages, profile, log)
+    for rule in rules:
+        path = rule(chat)
+        if path is None and chat.offer is not None:
+            path = chat.offer.changed.get(rule)
+        if path is not None:
+            log.ran(rule, path)
     return _encoded(chat, log)
 
 
-class _RuleLog:
-    """Which rules changed something; in strict mode the first that does refuses the request."""
-
-    def __init__(self, strict: bool) -> None:
-        self.is_strict = strict
-        self.names: dict[str, None] = {}
-
-    def ran(self, rule: Any, path: JsonPath | None, prefix: JsonPath = ()) -> None:
-        if path is None:
-            return
-        if self.is_strict and rule not in OPERATOR_RULES:
-            reason = rule.__doc__.partition("\n")[0]
-            raise InvalidRequest(
-                f"Refused in strict mode by {rule.__name__}: {reason}", param=path_text((*prefix, *path))
-            )
-        self.names[rule.__name__] = None
+def _read_plainly(body: bytes, chat: Chat, raws: list[Raw], profile: Profile, log: RuleLog) -> tuple[Rule, ...]:
+    """Read each message into an object; all rules run. `_read_by_plan` gives the same result."""
+    check_utf8(body)
+    for i, raw in enumerate(raws):
+        message, is_as_it_came = read_message(raw, i, profile, log)
+        if is_as_it_came:
+            chat.keep_source(message, raw)
+        chat.messages.append(message)
+    chat.ended_with = chat.messages[-1].role
+    return profile.rules
 
 
-def _canonical(chat: Chat, raw: Raw, index: int, profile: Profile, log: _RuleLog) -> Message:
-    """Return a message in canonical form: as it came, as the echo it is, or through the message rules."""
-    message = canonical_message(raw)
-    if message is not None:
-        chat.keep_source(message, raw)
-        return message
-    here: JsonPath = ("messages", index)
-    # Strict mode names the very key that would go: the rules know it, the shortcut does not.
-    echo = None if log.is_strict else read_echo(raw)
-    if echo is not None:
-        log.ran(known_call_shape, ("tool_calls",) if echo.left_out_in_calls else None, here)
-        log.ran(known_keys_only, () if echo.left_out_keys else None, here)
-        return echo.message
-    draft = read_json(raw, here)
-    if not isinstance(draft, dict):
-        raise InvalidRequest("A message must be an object.", param=path_text(here))
-    try:
-        for rule in profile.message_rules:
-            log.ran(rule, rule(draft, chat.options), here)
-        return message_from(draft)
-    except InvalidRequest as exc:
-        if exc.param is not None and not exc.param.startswith("messages"):
-            exc.param = f"{path_text(here)}.{exc.param}"
-        raise
+def _read_by_plan(body: bytes, chat: Chat, raws: list[Raw], profile: Profile, log: RuleLog) -> tuple[Rule, ...]:
+    """Take what is known of messages and tools by their bytes; run the rules that may find something to do."""
+    plan = plan_for(profile)
+    if not body.isascii():  # of messages and tools only what is new has to be checked
+        for name, raw in chat.members.items():
+            if name not in ("messages", "tools"):
+                check_utf8(bytes(raw))
+    plan.read_messages(chat, raws, log)
+    return plan.rules_for(chat)
 
 
 def _check_model(chat: Chat) -> None:
@@ -131,18 +119,23 @@ def _check_model(chat: Chat) -> None:
         raise InvalidRequest("`model` must be a string.", param="model")
 
 
-def _passed_through(body: bytes, chat: Chat) -> UpstreamRequest:
+def _passed_through(body: bytes, chat: Chat, raws: list[Raw]) -> UpstreamRequest:
+    check_utf8(body)
+    for i, raw in enumerate(raws):
+        refuse_repeated_keys(bytes(raw), f"messages[{i}]")
     stream = wants_stream(chat)
     expectation = Expectation(options=chat.options, model=_model(chat), stream=stream, usage_wanted=True)
     return UpstreamRequest(body, expectation.model, stream, stream, (), expectation)
 
 
-def _encoded(chat: Chat, log: _RuleLog) -> UpstreamRequest:
+def _encoded(chat: Chat, log: RuleLog) -> UpstreamRequest:
     expectation = _expectation(chat)
     upstream_stream = _transport(chat, expectation.stream)
     members = chat.members
     members["messages"] = chat.wire_messages()
-    if chat.tools:
+    if chat.tools and chat.offer is not None and chat.tools is chat.offer.tools:
+        members["tools"] = chat.offer.text
+    elif chat.tools:
         members["tools"] = [tool.draft if tool.is_touched else tool.raw for tool in chat.tools]
     return UpstreamRequest(
         encode(members), expectation.model, expectation.stream, upstream_stream, tuple(log.names), expectation
@@ -151,7 +144,7 @@ def _encoded(chat: Chat, log: _RuleLog) -> UpstreamRequest:
 
 def _expectation(chat: Chat) -> Expectation:
     stream_options = chat.read("stream_options")
-    names = {tool.name: chat.tool_names.get(tool.name, tool.name) for tool in chat.tools}
+    names = _tool_names(chat)
     # With both, vLLM counts by the newer name.
     limits = [chat.read("max_completion_tokens"), chat.read("max_tokens")]
     return Expectation(
@@ -166,6 +159,14 @@ def _expectation(chat: Chat) -> Expectation:
         echoed_prefix=chat.echoed_prefix,
         max_tokens=next((n for n in limits if isinstance(n, int) and not isinstance(n, bool)), None),
     )
+
+
+def _tool_names(chat: Chat) -> Mapping[str, str]:
+    if chat.offer is None:
+        return {tool.name: chat.tool_names.get(tool.name, tool.name) for tool in chat.tools}
+    if chat.tools is chat.offer.tools:
+        return chat.offer.names
+    return {tool.name: chat.offer.names[tool.name] for tool in chat.tools}
 
 
 def _model(chat: Chat) -> str:

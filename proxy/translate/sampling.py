@@ -5,7 +5,7 @@ from typing import Any
 from msgspec import UNSET
 
 from proxy.errors import InvalidRequest
-from proxy.translate.chat import Chat, JsonPath
+from proxy.translate.chat import Chat, JsonPath, only_with
 
 #: What api.mistral.ai takes (mistralai 3.7.0, ChatCompletionRequest); anything else is a 422 there.
 MISTRAL_PARAMETERS = frozenset({
@@ -30,6 +30,7 @@ _EFFORTS = {
 _HOSTED_MAX_TEMPERATURE = 1.5
 
 
+@only_with("stream")
 def stream_to_boolean(chat: Chat) -> JsonPath | None:
     """
     `stream` is true or false; vLLM reads "true" and 1 that way too, and so do we (Q24).
@@ -66,6 +67,7 @@ def foreign_parameters_removed(chat: Chat) -> JsonPath | None:
     return chat.drop(*[name for name in chat.members if name not in allowed])
 
 
+@only_with("safe_prompt", "prompt_mode", "guardrails")
 def hosted_parameters_removed(chat: Chat) -> JsonPath | None:
     """`safe_prompt`, `prompt_mode` and `guardrails` are the hosted API's alone; vLLM ignores or refuses them (Q22)."""
     return chat.drop("safe_prompt", "prompt_mode", "guardrails")
@@ -94,16 +96,19 @@ def default_temperature(chat: Chat) -> JsonPath | None:
     return ("temperature",)
 
 
+@only_with("random_seed")
 def random_seed_to_seed(chat: Chat) -> JsonPath | None:
     """Mistral's `random_seed` is `seed` at vLLM, which ignores the other name without a word (Q23)."""
     return _rename(chat, "random_seed", "seed")
 
 
+@only_with("seed")
 def seed_to_random_seed(chat: Chat) -> JsonPath | None:
     """OpenAI's `seed` is `random_seed` at the hosted API, which refuses the other name (Q23)."""
     return _rename(chat, "seed", "random_seed")
 
 
+@only_with("max_completion_tokens")
 def max_completion_tokens_to_max_tokens(chat: Chat) -> JsonPath | None:
     """OpenAI's `max_completion_tokens` is `max_tokens` at the hosted API; it wins if both are given (Q23)."""
     if chat.read("max_completion_tokens") not in (UNSET, None):
@@ -119,27 +124,32 @@ def _rename(chat: Chat, old: str, new: str) -> JsonPath | None:
     return (old,)
 
 
+@only_with("max_tokens", "max_completion_tokens")
 def useless_limit_removed(chat: Chat) -> JsonPath | None:
     """A token limit below 1 means none: vLLM refuses it, some clients send 0 or -1 for that (Q23)."""
     names = ("max_tokens", "max_completion_tokens")
     return chat.drop(*[name for name in names if _number(chat, name, above=1.0) < 1])
 
 
+@only_with("chat_template", "chat_template_kwargs")
 def template_removed(chat: Chat) -> JsonPath | None:
     """`chat_template` and its kwargs are left out: `chat_template is not supported for Mistral tokenizers` (Q25)."""
     return chat.drop("chat_template", "chat_template_kwargs")
 
 
+@only_with("chat_template")
 def foreign_template_removed(chat: Chat) -> JsonPath | None:
     """A client's own `chat_template` is left out: it is a program that the server would run (Q25)."""
     return chat.drop("chat_template")
 
 
+@only_with("skip_special_tokens")
 def special_tokens_stay_hidden(chat: Chat) -> JsonPath | None:
     """`skip_special_tokens: false` is left out: vLLM up to 0.9 refuses it in Mistral mode (Q25)."""
     return chat.drop("skip_special_tokens") if chat.read("skip_special_tokens") is False else None
 
 
+@only_with("thinking", "enable_thinking", "reasoning", "reasoning_effort")
 def effort_from_object(chat: Chat) -> JsonPath | None:
     """An effort given as `reasoning: {effort}` or `reasoning_effort: {effort}` is a word; other dialects go (Q26)."""
     changed = chat.drop("thinking", "enable_thinking")
@@ -153,11 +163,13 @@ def effort_from_object(chat: Chat) -> JsonPath | None:
     return changed
 
 
+@only_with("reasoning", "reasoning_effort")
 def effort_removed(chat: Chat) -> JsonPath | None:
     """`reasoning_effort` is left out: tokenizers up to v13 have no such setting and may refuse it (Q26)."""
     return chat.drop("reasoning_effort")
 
 
+@only_with("reasoning", "reasoning_effort")
 def effort_to_none_or_high(chat: Chat) -> JsonPath | None:
     """`reasoning_effort` is `none` or `high`, all that v15 and the hosted API know (Q26)."""
     effort = chat.read("reasoning_effort")
@@ -170,11 +182,13 @@ def effort_to_none_or_high(chat: Chat) -> JsonPath | None:
     return ("reasoning_effort",)
 
 
+@only_with("top_p")
 def zero_top_p_removed(chat: Chat) -> JsonPath | None:
     """`top_p` of 0 or less is left out: `top_p must be in (0, 1]` (Q27)."""
     return chat.drop("top_p") if _number(chat, "top_p", above=1.0) <= 0 else None
 
 
+@only_with("top_p", "temperature")
 def greedy_top_p_removed(chat: Chat) -> JsonPath | None:
     """With temperature 0 `top_p` is left out: `top_p must be 1 when using greedy sampling` (Q27)."""
     return chat.drop("top_p") if _number(chat, "temperature", above=1.0) == 0 else None
@@ -188,16 +202,19 @@ def hosted_temperature_capped(chat: Chat) -> JsonPath | None:
     return ("temperature",)
 
 
+@only_with("logprobs", "top_logprobs")
 def top_logprobs_need_logprobs(chat: Chat) -> JsonPath | None:
     """`top_logprobs` without `logprobs` is left out: vLLM refuses it (Q27)."""
     return chat.drop("top_logprobs") if not chat.read("logprobs") or chat.read("logprobs") is UNSET else None
 
 
+@only_with("n")
 def null_count_removed(chat: Chat) -> JsonPath | None:
     """`n: null` is left out (Q27)."""
     return chat.drop("n") if chat.read("n") is None else None
 
 
+@only_with("stop")
 def empty_stop_removed(chat: Chat) -> JsonPath | None:
     """Empty stop sequences are left out: `stop cannot contain an empty string` (Q27, H12)."""
     stop = chat.read("stop")
@@ -211,6 +228,7 @@ def empty_stop_removed(chat: Chat) -> JsonPath | None:
     return ("stop",)
 
 
+@only_with("response_format")
 def json_object_to_schema(chat: Chat) -> JsonPath | None:
     """JSON without a schema is asked for by the widest schema: vLLM 0.32 answers 500 in template mode (H7)."""
     wanted = chat.read("response_format")

@@ -22,26 +22,24 @@ from typing import Any, Final
 
 from proxy.errors import ProxyError, UpstreamProtocolError, error_event
 from proxy.translate.answer_choice import ChoiceTranslator, Said
-from proxy.translate.answer_envelope import Envelope, without
+from proxy.translate.answer_envelope import ENVELOPE_KEYS, Envelope, without
 from proxy.translate.answer_facts import is_at_limit, is_passthrough
 from proxy.translate.answer_finish import SwallowedToolCall, require_not_swallowed
 from proxy.translate.answer_forms import MessageForms
-from proxy.translate.answer_plain import PlainEvents
+from proxy.translate.answer_plain import PlainEvents, learned
 from proxy.translate.answer_rules import RuleLog
 from proxy.translate.expectation import Expectation
 from proxy.translate.failure import error_in_answer
 from proxy.wire.completion import (
-    Call,
     Chunk,
     ChunkChoice,
-    Function,
     Message,
     Usage,
     decode_chunk,
     decode_object,
     decode_usage,
 )
-from proxy.wire.sse import DONE, DONE_EVENT, Event, EventFramer
+from proxy.wire.sse import DONE, DONE_EVENT, Event, EventFramer, parse_event
 
 
 class State(IntEnum):
@@ -101,6 +99,16 @@ def next_state(state: State, came: Input) -> State:
         ) from None
 
 
+# An upstream whose events differ in more than a string, by a counter or a time, has nothing to learn from: a lesson
+# costs as much as two events. Four kinds of events are a choice's text, thoughts and calls, or those of two choices.
+_EVENTS_PER_LESSON: Final = 8
+_MOST_PLAIN: Final = 4
+
+# Arbitrary: less than this, some four events, has no run that is worth a look; and where a run was looked for in vain,
+# the next events are taken one by one, so that looking costs little also in text that has few.
+_SHORTEST_BURST: Final = 1024
+_SINGLY_AFTER_NO_RUN: Final = 16
+
 #: What one choice of a chunk becomes: messages for the client, and its finish reason.
 Outcome = tuple[list[Message], str | None]
 
@@ -126,10 +134,11 @@ class StreamTranslator:
         self._finish_reasons: dict[int, str] = {}
         self._silent_ends: list[bytes] = []
         self._usage_event = b""
-        self._shortcuts = (
-            (PlainEvents(b"content"), ChoiceTranslator.passes_text),
-            (PlainEvents(b"arguments"), ChoiceTranslator.passes_arguments),
-        )
+        self._max_event_bytes = max_event_bytes
+        #: what plain events look like, the newest first, and those that the next piece is expected to be one of
+        self._plain: list[PlainEvents] = []
+        self._expected: PlainEvents | None = None
+        self._lessons = 0
         self._handle = self._relay if is_passthrough(expectation.options) else self._translate
 
     @property
@@ -154,6 +163,11 @@ class StreamTranslator:
 
     def receive(self, piece: bytes) -> bytes:
         """Take the next piece of the stream, cut anywhere; return what the client gets now."""
+        # Mostly a piece is one plain event: 0.7 us of CPU instead of 3.6 (2026-11-23, CPython 3.11.7).
+        plain = self._expected
+        if plain is not None and len(piece) <= self._max_event_bytes and (out := plain.taken(piece)) is not None:
+            self.events += 1
+            return out
         if self.state >= State.CLOSED:
             return b""
         self._framer.receive_data(piece)
@@ -171,27 +185,58 @@ class StreamTranslator:
 
     def _play(self) -> bytes:
         out: list[bytes] = []
+        plain, self._expected = self._expected, None
+        singly = 0
         try:
-            while self.state < State.CLOSED and (event := self._framer.next_event()) is not None:
-                out.append(self._handle(event))
+            while self.state < State.CLOSED:
+                if singly:
+                    singly -= 1
+                elif plain is not None and not self._take_run(plain, out):
+                    singly = _SINGLY_AFTER_NO_RUN
+                if (raw := self._framer.next_raw()) is None:
+                    break
+                if plain is not None and (taken := plain.taken(raw)) is not None:
+                    self.events += 1
+                    out.append(taken)
+                else:
+                    out.append(self._handle(raw))
+                    plain = self._plain[0] if self._plain and self.state is State.ANSWERING else None
         except ProxyError as error:
             out.append(self._fail(error))
-        return b"".join(out)
+        else:
+            if self._framer.is_empty:
+                self._expected = plain
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _take_run(self, plain: PlainEvents, out: list[bytes]) -> bool:
+        """Take many plain events at once, if many are here; return whether there were."""
+        piece, at = self._framer.rest
+        if len(piece) - at < _SHORTEST_BURST or (run := plain.run_in(piece, at)) is None:
+            return False
+        out.append(run.out)
+        self.events += run.events
+        self._framer.skip_to(run.end)
+        return True
 
     def _fail(self, error: ProxyError) -> bytes:
         self.error = error
         self.state = next_state(self.state, Input.FAULT)
         return b"" if self.wants_whole else error_event(error) + DONE_EVENT
 
-    def _translate(self, event: Event) -> bytes:
+    def _translate(self, raw: bytes) -> bytes:
+        if self.state is State.ANSWERING:
+            for plain in self._plain:
+                if (out := plain.taken(raw)) is not None:
+                    self.events += 1
+                    return out
+                if (text := plain.string_in(raw)) and plain.choice not in self._finish_reasons:
+                    return self._plain_event(plain, raw, text)
+        event = parse_event(raw)
         if event.payload is None:
             return event.comment
         if event.payload == DONE:
             return self._done()
         self.events += 1
-        for plain, passes in self._shortcuts if self.state is State.ANSWERING else ():
-            if (piece := plain.piece_in(event.payload)) and passes(self._choices[plain.choice][0], piece):
-                return plain.event(event.payload)
         chunk = decode_chunk(event.payload)
         if chunk.choices is None:
             raise error_in_answer(event.payload)
@@ -202,34 +247,47 @@ class StreamTranslator:
         if not chunk.choices:
             self.state = next_state(self.state, Input.EXTRA)
             return b""
-        return self._ruled(chunk, event.payload)
+        return self._ruled(chunk, event)
 
-    def _ruled(self, chunk: Chunk, payload: bytes) -> bytes:
+    def _plain_event(self, plain: PlainEvents, raw: bytes, text: str) -> bytes:
+        """Translate an event of which all is known but its string."""
+        self.events += 1
+        if plain is not self._plain[0]:
+            self._plain.remove(plain)
+            self._plain.insert(0, plain)
+        choice = plain.choice_with(text)
+        messages, _ = self._choice(choice)
+        if messages == [choice.delta]:
+            return plain.as_came(raw)
+        if len(messages) == 1 and (made := plain.made(messages[0])) is not None:
+            return made
+        return b"".join(self._events(plain.choice, messages, None, *plain.other_fields())) if messages else b""
+
+    def _ruled(self, chunk: Chunk, event: Event) -> bytes:
         """Put every choice of a chunk through the rules; forward the chunk if that changed nothing."""
-        for plain, _ in self._shortcuts:
-            plain.forget()
-        choices = chunk.choices or []
+        choices, payload = chunk.choices or [], event.payload or b""
         outcome = [self._choice(choice) for choice in choices]
         is_finished = len(self._finish_reasons) == len(self._choices)
         self.state = next_state(self.state, Input.FINISH if is_finished else Input.CHUNK)
         is_same = all(_is_same(choice, *new) for choice, new in zip(choices, outcome, strict=True))
         if is_same and self._envelope.fits(chunk):
             out = self._envelope.forwarded(payload)
-            self._learn(choices, payload)
         else:
             out = self._rebuilt(choices, outcome, payload)
         if all(self._said_nothing(choice.index) for choice in choices):
             self._silent_ends.append(out)
             return b""
+        if len(choices) == 1 and (self._lessons - _MOST_PLAIN) * _EVENTS_PER_LESSON < self.events:
+            self._learn(chunk, event, outcome[0][0])
         return out
 
-    def _learn(self, choices: list[ChunkChoice], payload: bytes) -> None:
-        """Learn what an event that went on as it came looks like, if it is a piece of text or of arguments."""
-        index, delta = choices[0].index, choices[0].delta
-        forms = _text_form(delta), _arguments_form(delta, self._choices[index][0].last_call)
-        for (plain, _), (piece, form) in zip(self._shortcuts, forms, strict=True):
-            if piece and choices == [ChunkChoice(index, form)]:
-                plain.learn(payload, index, piece, self._envelope)
+    def _learn(self, chunk: Chunk, event: Event, messages: list[Message]) -> None:
+        """Learn what an event looks like that was a choice's string and became `messages`."""
+        translator, _ = self._choices[(chunk.choices or [])[0].index]
+        plain = learned(chunk, event, messages, self._envelope, translator)
+        if plain is not None:
+            self._lessons += 1
+            self._plain = [plain, *self._plain][:_MOST_PLAIN]
 
     def _choice(self, choice: ChunkChoice) -> Outcome:
         messages: list[Message] = []
@@ -256,7 +314,7 @@ class StreamTranslator:
 
     def _rebuilt(self, choices: list[ChunkChoice], outcome: list[Outcome], payload: bytes) -> bytes:
         original = decode_object(payload)
-        rest = without(original, ("id", "object", "created", "model", "choices", "usage"))
+        rest = without(original, ENVELOPE_KEYS)
         out = []
         for choice, (messages, reason), fields in zip(choices, outcome, original["choices"], strict=True):
             if not messages and reason is None and choice.delta == Message():
@@ -288,7 +346,7 @@ class StreamTranslator:
         if chunk.choices or not self._expectation.usage_wanted:
             self._rules.add("usage_as_asked")
         if self._expectation.usage_wanted:
-            rest = without(decode_object(payload), ("id", "object", "created", "model", "choices", "usage"))
+            rest = without(decode_object(payload), ENVELOPE_KEYS)
             self._usage_event = self._envelope.usage_event(usage, rest)
 
     def _done(self) -> bytes:
@@ -299,17 +357,18 @@ class StreamTranslator:
         self.state = closed
         return b"".join([*self._silent_ends, self._usage_event, DONE_EVENT])
 
-    def _relay(self, event: Event) -> bytes:
+    def _relay(self, raw: bytes) -> bytes:
         """Pass an event on as it came; only how the stream ends is looked at."""
-        if event.payload is None:
-            return event.raw
-        if event.payload == DONE:
+        payload = parse_event(raw).payload
+        if payload is None:
+            return raw
+        if payload == DONE:
             self.state = State.CLOSED
-            return event.raw
+            return raw
         self.events += 1
         with suppress(UpstreamProtocolError):
-            self._look_at(decode_chunk(event.payload))
-        return event.raw
+            self._look_at(decode_chunk(payload))
+        return raw
 
     def _look_at(self, chunk: Chunk) -> None:
         self.state = State.ANSWERING
@@ -323,21 +382,6 @@ class StreamTranslator:
 def _role_message(delta: Message) -> Message:
     """The first message of a choice; null content stays null, so that a first chunk of that form passes as it came."""
     return Message(role="assistant", content=None if delta.role and delta.content is None else "")
-
-
-def _text_form(delta: Message) -> tuple[str, Message]:
-    """Return the text of `delta`, and a message of nothing but that text."""
-    text = delta.content if isinstance(delta.content, str) else ""
-    return text, Message(content=text)
-
-
-def _arguments_form(delta: Message, last_call: int) -> tuple[str, Message]:
-    """Return the arguments in `delta`, and a message of nothing but these, for the last call that has begun."""
-    call = delta.tool_calls[0] if delta.tool_calls else None
-    if call is None or call.function is None or not isinstance(call.function.arguments, str):
-        return "", Message()
-    arguments = call.function.arguments
-    return arguments, Message(tool_calls=[Call(last_call, function=Function(arguments=arguments))])
 
 
 def _is_same(choice: ChunkChoice, messages: list[Message], reason: str | None) -> bool:

@@ -5,19 +5,21 @@ from typing import Any
 from msgspec import UNSET
 
 from proxy.errors import InvalidRequest
-from proxy.translate.chat import Chat, JsonPath
+from proxy.translate.chat import Chat, JsonPath, only_with
 from proxy.translate.tools import legal_name
 from proxy.wire.chat import Message, joined_contents, text_content
 
 _WORDS = ("none", "auto", "required", "any")
 
 
+@only_with("tool_choice", "parallel_tool_calls", "function_call")
 def null_choice_removed(chat: Chat) -> JsonPath | None:
     """`null` is left out: with `tool_choice: null` vLLM 0.32 loses the model's call (Q21, H5)."""
     nulls = [name for name in ("tool_choice", "parallel_tool_calls") if chat.read(name) is None]
     return chat.drop(*nulls)
 
 
+@only_with("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls")
 def choice_without_tools_removed(chat: Chat) -> JsonPath | None:
     """Without tools there is nothing to choose: `When using tool_choice, tools must be set` (Q18, Q21)."""
     if chat.tools:
@@ -25,6 +27,7 @@ def choice_without_tools_removed(chat: Chat) -> JsonPath | None:
     return chat.drop("tools", "tool_choice", "parallel_tool_calls")
 
 
+@only_with("tool_choice", "function_call")
 def flat_choice_to_nested(chat: Chat) -> JsonPath | None:
     """A choice in the Responses API's form has its name at the top; vLLM wants it in `function` (Q21)."""
     choice = chat.read("tool_choice")
@@ -41,6 +44,7 @@ def flat_choice_to_nested(chat: Chat) -> JsonPath | None:
     return ("tool_choice",)
 
 
+@only_with("tool_choice", "function_call")
 def allowed_tools_to_tools(chat: Chat) -> JsonPath | None:
     """
     `allowed_tools` offers the named tools alone, with its own mode (Q21).
@@ -67,11 +71,13 @@ def _tool_name(item: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
+@only_with("tool_choice", "function_call")
 def any_to_required(chat: Chat) -> JsonPath | None:
     """Mistral's word `any` is OpenAI's `required`, the only one vLLM knows (Q21)."""
     return _reword(chat, "any", "required")
 
 
+@only_with("tool_choice", "function_call")
 def required_to_any(chat: Chat) -> JsonPath | None:
     """OpenAI's word `required` is Mistral's `any` (Q21)."""
     return _reword(chat, "required", "any")
@@ -84,6 +90,7 @@ def _reword(chat: Chat, old: str, new: str) -> JsonPath | None:
     return ("tool_choice",)
 
 
+@only_with("tool_choice", "function_call")
 def known_choice(chat: Chat) -> JsonPath | None:
     """
     A choice that is unknown, or of a tool that is not offered, is refused; changes nothing (Q21).
@@ -105,6 +112,7 @@ def known_choice(chat: Chat) -> JsonPath | None:
     return None
 
 
+@only_with("tool_choice", "function_call")
 def none_removes_tools(chat: Chat) -> JsonPath | None:
     """With `tool_choice: none` no tools are offered: a call would leak as text, or garble it (Q21)."""
     if chat.read("tool_choice") != "none":
@@ -113,6 +121,7 @@ def none_removes_tools(chat: Chat) -> JsonPath | None:
     return chat.drop("tool_choice", "parallel_tool_calls", "tools")
 
 
+@only_with("tool_choice", "function_call")
 def required_to_hint(chat: Chat) -> JsonPath | None:
     """`required` is `auto` and a line of instruction: vLLM 0.19 to 0.24 break the enforced path (Q21)."""
     choice = chat.read("tool_choice")

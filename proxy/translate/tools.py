@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET, Raw
 
 from proxy.errors import InvalidRequest
-from proxy.translate.chat import Chat, Draft, JsonPath, Tool, path_text, read_json
+from proxy.translate.chat import Chat, Draft, JsonPath, Tool, only_with, path_text, read_json
 from proxy.translate.schema import draft7
 from proxy.wire.body import split_list
 from proxy.wire.chat import decode, encode, is_null
@@ -24,6 +24,7 @@ _NO_PARAMETERS = {"type": "object", "properties": {}}
 _FREE_TEXT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
+@only_with("functions", "function_call")
 def functions_to_tools(chat: Chat) -> JsonPath | None:
     """The legacy `functions` and `function_call` become `tools` and `tool_choice`; vLLM ignores them (Q2)."""
     functions, choice = chat.read("functions"), chat.read("function_call")
@@ -37,6 +38,7 @@ def functions_to_tools(chat: Chat) -> JsonPath | None:
     return changed
 
 
+@only_with("tools", "functions")
 def read_tools(chat: Chat) -> JsonPath | None:
     """
     Definitions are taken apart, those in canonical form stay JSON text; changes nothing (Q18).
@@ -58,11 +60,14 @@ def read_tools(chat: Chat) -> JsonPath | None:
 
 def _drafts(chat: Chat) -> Iterator[tuple[int, Tool, Draft]]:
     """The definitions that are not canonical, with their place."""
+    if chat.offer is not None:
+        return
     for i, tool in enumerate(chat.tools):
         if tool.draft is not None:
             yield i, tool, tool.draft
 
 
+@only_with("tools", "functions")
 def flat_tool_to_nested(chat: Chat) -> JsonPath | None:
     """A tool in the Responses API's form has name and parameters at its top; they belong in `function` (Q18)."""
     changed: JsonPath | None = None
@@ -77,6 +82,7 @@ def flat_tool_to_nested(chat: Chat) -> JsonPath | None:
     return changed
 
 
+@only_with("tools", "functions")
 def custom_tool_to_function(chat: Chat) -> JsonPath | None:
     """A `custom` tool takes free text; here it is a function with the one argument `input` (Q18)."""
     changed: JsonPath | None = None
@@ -92,6 +98,7 @@ def custom_tool_to_function(chat: Chat) -> JsonPath | None:
     return changed
 
 
+@only_with("tools", "functions")
 def foreign_tool_removed(chat: Chat) -> JsonPath | None:
     """A tool that OpenAI's servers run themselves (web_search, mcp…) is left out: vLLM takes functions only (Q18)."""
     foreign = [i for i, _, draft in _drafts(chat) if isinstance(draft.get("type"), str) and draft["type"] != "function"]
@@ -102,6 +109,7 @@ def foreign_tool_removed(chat: Chat) -> JsonPath | None:
     return ("tools", foreign[0])
 
 
+@only_with("tools", "functions")
 def known_definition_keys(chat: Chat) -> JsonPath | None:
     """
     A definition has name, description, parameters and strict; mistral-common up to 1.11.0 refuses others (Q19).
@@ -134,6 +142,7 @@ def _definition(function: Any, path: JsonPath) -> dict[str, Any]:
     return out
 
 
+@only_with("tools", "functions")
 def strict_removed(chat: Chat) -> JsonPath | None:
     """`strict` is left out of definitions: mistral-common before 1.10 refuses it (Q19)."""
     changed: JsonPath | None = None
@@ -144,6 +153,7 @@ def strict_removed(chat: Chat) -> JsonPath | None:
     return changed
 
 
+@only_with("tools", "functions")
 def schema_to_draft7(chat: Chat) -> JsonPath | None:
     """Parameters follow JSON Schema draft 7, which mistral-common checks: `Invalid tool schema` (Q19)."""
     changed: JsonPath | None = None
@@ -184,28 +194,42 @@ def legal_tool_names(chat: Chat) -> JsonPath | None:
             draft["function"]["name"] = tool.name
             tool.become(draft)
             changed = changed or ("tools", i, "function", "name")
+    in_history = None if chat.settled is not None else _legal_names_in_history(chat)
+    return changed or in_history
+
+
+def _legal_names_in_history(chat: Chat) -> JsonPath | None:
+    changed: JsonPath | None = None
     for i, message in enumerate(chat.messages):
         for k, call in enumerate(message.calls):
-            if not _LEGAL_NAME.fullmatch(call.function.name):
+            if not is_legal_name(call.function.name):
                 call.function.name = legal_name(call.function.name)
                 chat.touch(message)
                 changed = changed or ("messages", i, "tool_calls", k, "function", "name")
-        if isinstance(message.name, str) and not _LEGAL_NAME.fullmatch(message.name):
+        if isinstance(message.name, str) and not is_legal_name(message.name):
             message.name = legal_name(message.name)
             chat.touch(message)
             changed = changed or ("messages", i, "name")
     return changed
 
 
+def is_legal_name(name: str) -> bool:
+    """Whether every Mistral tokenizer accepts `name` as a function's."""
+    return _LEGAL_NAME.fullmatch(name) is not None
+
+
 def legal_name(name: str) -> str:
     """Return `name` if it is legal, else its legal characters and a digest of the whole."""
-    if _LEGAL_NAME.fullmatch(name):
+    if is_legal_name(name):
         return name
     return f"{_ILLEGAL_CHARACTER.sub('_', name)[:55]}_{nine_char_digest(name)[:8]}"
 
 
+@only_with("tools", "functions")
 def repeated_tool_removed(chat: Chat) -> JsonPath | None:
     """Of several tools with one name the first counts (Q18)."""
+    if chat.offer is not None:
+        return None
     names: dict[str, Tool] = {}
     for tool in chat.tools:
         names.setdefault(tool.name, tool)

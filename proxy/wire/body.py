@@ -1,6 +1,7 @@
 """How a request's body is taken apart: its members and its messages, each still JSON text."""
 
 import json
+from codecs import utf_8_decode
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,21 +13,22 @@ from proxy.errors import InvalidRequest
 _object_decoder = msgspec.json.Decoder(dict[str, Raw])
 _list_decoder = msgspec.json.Decoder(list[Raw])
 
+_PIECE = 65536
+
 
 def decode_body(body: bytes) -> dict[str, Raw]:
     """
     Return the members of a request body, each still JSON text.
 
+    The bytes inside strings are not looked at: `check_utf8` does that, on the whole or on parts.
+
     Raises:
-        InvalidRequest: not UTF-8, not JSON (NaN, lone surrogates and about 1,000 levels included), not an
-            object, or a key given twice at the top level.
+        InvalidRequest: not JSON (NaN, lone surrogates and about 1,000 levels included), not an object, or a key
+            given twice at the top level.
+        UnicodeDecodeError: a key is not UTF-8.
     """
     try:
-        if not body.isascii():
-            body.decode()  # msgspec skips over strings it does not unpack: only this checks their bytes
         members = _object_decoder.decode(body)
-    except UnicodeDecodeError as exc:
-        raise InvalidRequest(f"The body is not UTF-8: byte {exc.start} cannot be decoded.", param="$") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", param="$") from None
     except msgspec.ValidationError:
@@ -36,6 +38,35 @@ def decode_body(body: bytes) -> dict[str, Raw]:
     if not _is_tight(body, members):
         _refuse_repeated_keys(body, "$")
     return members
+
+
+def check_utf8(text: bytes) -> None:
+    """
+    Check the bytes of a body, or of a part of it. msgspec skips over strings that it does not unpack.
+
+    Raises:
+        UnicodeDecodeError: not UTF-8.
+    """
+    if text.isascii():
+        return
+    if len(text) <= _PIECE:
+        text.decode()
+        return
+    # In pieces, because a new string of a megabyte is memory that the system has to hand out: 0.6 ms, not 1.3.
+    at, end, view = 0, len(text), memoryview(text)
+    while at < end:
+        at += utf_8_decode(view[at : at + _PIECE], "strict", at + _PIECE >= end)[1]
+
+
+def refuse_bad_utf8(body: bytes) -> None:
+    """
+    Raises:
+        InvalidRequest: not UTF-8.
+    """
+    try:
+        body.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"The body is not UTF-8: byte {exc.start} cannot be decoded.", param="$") from None
 
 
 def split_list(raw: Raw, name: str) -> list[Raw]:
@@ -56,15 +87,23 @@ def split_messages(raw: Raw) -> list[Raw]:
     Return the messages of a request, each still JSON text.
 
     Raises:
-        InvalidRequest: not a list, an empty one, or a message that gives its role or content twice.
+        InvalidRequest: not a list, or an empty one.
     """
     messages = split_list(raw, "messages")
     if not messages:
         raise InvalidRequest("`messages` must hold at least one message.", param="messages")
-    text = bytes(raw)
-    if text.count(b'"role"') > len(messages) or text.count(b'"content"') > len(messages):
-        _refuse_repeated_keys(text, "messages")
     return messages
+
+
+def refuse_repeated_keys(message: bytes, path: str) -> None:
+    """
+    Refuse a message that gives its role or content twice.
+
+    Raises:
+        InvalidRequest: it does. `param` is `path`.
+    """
+    if message.count(b'"role"') > 1 or message.count(b'"content"') > 1:
+        _refuse_repeated_keys(message, path)
 
 
 def _is_tight(body: bytes, members: dict[str, Raw]) -> bool:
@@ -86,7 +125,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 def _refuse_repeated_keys(text: bytes, path: str) -> None:
     """
-    Refuse an object, or a list with an object, that has the same key twice.
+    Refuse an object that has the same key twice.
 
     RFC 8259, section 4: behaviour is unpredictable; which of the two counts would depend on who reads it.
     Objects further inside are their readers' affair.
@@ -96,10 +135,8 @@ def _refuse_repeated_keys(text: bytes, path: str) -> None:
         value = json.loads(text, object_pairs_hook=_Pairs, parse_int=str)
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", param="$") from None
-    for i, pairs in enumerate([value] if isinstance(value, _Pairs) else value):
-        if isinstance(pairs, _Pairs) and (twice := _first_repeated(name for name, _ in pairs)) is not None:
-            where = path if isinstance(value, _Pairs) else f"{path}[{i}]"
-            raise InvalidRequest(f"The key `{twice[:64]}` is given twice in one object.", param=where)
+    if isinstance(value, _Pairs) and (twice := _first_repeated(name for name, _ in value)) is not None:
+        raise InvalidRequest(f"The key `{twice[:64]}` is given twice in one object.", param=path)
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:

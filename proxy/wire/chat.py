@@ -134,6 +134,34 @@ def is_blank(content: Raw | UnsetType) -> bool:
     return view[0] == _NULL or (view[0] == _BRACKET and view.nbytes == 2)
 
 
+def decode_message(raw: Raw) -> Message:
+    """Return the message that was decoded from `raw`, or encoded to it, before."""
+    return _message_decoder.decode(raw)
+
+
+# What a message weighs beside its values, written as compact JSON: {"role":"","content":} and the two ids.
+_FRAME, _ID_FRAME, _NAME_FRAME = 22, 18, 10
+# A second role or content is at least this long: ,"role":"user" or ,"content":0
+_SECOND_KEY = 12
+
+
+def gives_keys_once(message: Message, size: int) -> bool:
+    """
+    Prove cheaply that a message of `size` bytes, decoded to `message`, has its role and content once.
+
+    What was kept fills it: counting the keys in 1 MB of results costs 0.9 ms, this 20 µs. False is no proof of the
+    contrary: other spacing, escapes and calls are not reckoned with.
+    """
+    if message.tool_calls is not UNSET or message.content is UNSET:
+        return False
+    least = _FRAME + len(message.role) + memoryview(message.content).nbytes
+    if message.tool_call_id is not UNSET:
+        least += _ID_FRAME + len(message.tool_call_id)
+    if message.name is not UNSET:
+        least += _NAME_FRAME + len(message.name)
+    return size < least + _SECOND_KEY
+
+
 def canonical_message(raw: Raw) -> Message | None:
     """Return `raw` as a `Message` when no message rule would change it, else None."""
     try:
