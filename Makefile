@@ -8,7 +8,8 @@ PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
 
 .PHONY: help run test fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
-	bench bench-guard bench-translate bench-locust bench-wrk
+	bench bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
+	peers lock-peers
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -96,8 +97,52 @@ $(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.js
 
 # --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
 
-bench: $(VENV)/.run-stamp ## Measure the proxy and write benchmarks/results, in about six minutes
+bench: $(VENV)/.run-stamp ## Measure the proxy beside a bare relay and nginx, write benchmarks/results, in about five minutes
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+# Each writes benchmarks/results/NAME.json; one whose program loses something does not keep the others from running.
+SECTIONS := latency throughput paced memory lag workers
+
+bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams, memory, loop lag and workers
+	@failed=; for section in $(SECTIONS); do \
+	    echo "$$section:"; $(BIN)/python -m benchmarks.$$section $(ARGS) || failed="$$failed $$section"; \
+	done; \
+	$(BIN)/python -m benchmarks.readme; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+bench-instructions: $(VENV)/.run-stamp ## Count instructions with valgrind; fail when a case is dearer than its stored figure
+	$(BIN)/python -m benchmarks.instructions $(ARGS)
+
+# Each peer has an environment of its own; one that cannot be installed does not keep the others from running, and the
+# results say why it is missing.
+PEERS := vllm-router smg litellm
+PORTKEY := benchmarks/js/node_modules
+INSTALL_LOG := benchmarks/build/install
+
+bench-peers: $(VENV)/.run-stamp ## Install other proxies and measure them beside this one, in about 15 minutes
+	-@$(MAKE) --no-print-directory --keep-going peers
+	$(BIN)/python -m benchmarks.run --peers $(ARGS)
+
+peers: $(PEERS:%=.venv-peer-%/.stamp) $(PORTKEY)/.stamp
+
+.venv-peer-%/.stamp: deploy/requirements-peers-%.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-peer-$* from $<'
+	@mkdir -p benchmarks/build
+	@$(BIN)/python -m venv --clear .venv-peer-$*
+	@.venv-peer-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $< \
+	    > $(INSTALL_LOG)-$*.log 2>&1 || { cat $(INSTALL_LOG)-$*.log >&2; rm -rf .venv-peer-$*; exit 1; }
+	@touch $@
+
+$(PORTKEY)/.stamp: benchmarks/js/package-lock.json benchmarks/js/package.json
+	@echo 'Installing into $(PORTKEY) from $<'
+	@mkdir -p benchmarks/build
+	@{ command -v npm && npm ci --prefix benchmarks/js --ignore-scripts --no-audit --no-fund --no-update-notifier; } \
+	    > $(INSTALL_LOG)-portkey.log 2>&1 || \
+	    { echo 'error: npm, of Node.js 20, is missing or failed' >> $(INSTALL_LOG)-portkey.log; cat $(INSTALL_LOG)-portkey.log >&2; exit 1; }
+	@touch $@
+
+bench-readme: $(VENV)/.run-stamp ## Write tables, charts and the README's section anew from benchmarks/results/*.json
+	$(BIN)/python -m benchmarks.readme
 
 bench-guard: $(VENV)/.run-stamp ## Measure for under a minute; fail when benchmarks/limits.json is exceeded
 	$(BIN)/python -m benchmarks.run --quick --guard $(ARGS)
@@ -146,11 +191,30 @@ lock-clients: .venv-lock/$(UV_VERSION) ## Write the locks of the clients' tests 
 	@npm install --prefix tests/clients/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
 	    --no-audit --no-fund --no-update-notifier --loglevel=error
 
+# LiteLLM demands two packages in versions that not every mirror has. Here the one only migrates a
+# database that is not used, and the other holds certificates for connections that are not made: any version will do.
+PEER_vllm-router := vllm-router==0.1.17
+PEER_smg := smg==1.13.0
+PEER_litellm := litellm[proxy]==1.109.1,!=1.107.0; python_version < "3.14"
+LITELLM_ANY_VERSION := litellm-proxy-extras certifi
+
+lock-peers: .venv-lock/$(UV_VERSION) $(PEERS:%=lock-peer-%) ## Write deploy/requirements-peers-*.txt and the lock of benchmarks/js anew
+	@npm install --prefix benchmarks/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+	    --no-audit --no-fund --no-update-notifier --loglevel=error
+
+lock-peer-%: .venv-lock/$(UV_VERSION)
+	@mkdir -p benchmarks/build
+	@printf '%s\n' $(LITELLM_ANY_VERSION) > benchmarks/build/any-version.txt
+	@echo '# $* for make bench-peers, for CPython 3.11 to 3.13. Made by: make lock-peers' > deploy/requirements-peers-$*.txt
+	@echo '$(PEER_$*)' | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) \
+	    $(if $(filter litellm,$*),--override benchmarks/build/any-version.txt) - >> deploy/requirements-peers-$*.txt
+
 .venv-lock/$(UV_VERSION): | $(VENV)/bin/python
 	@$(BIN)/python -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf $(AI_SDK) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(AI_SDK) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +

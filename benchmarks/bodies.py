@@ -96,6 +96,8 @@ def all_bodies() -> dict[str, bytes]:
         "leaked-burst": make_body(with_tool, stream=True, max_tokens=200, user="leaked"),
         "thought-burst": make_body(short, stream=True, max_tokens=200, user="reasoning"),
         "text-paced": make_body(short, stream=True, max_tokens=50, seed=20_000),
+        "text-paced-100": make_body(short, stream=True, max_tokens=100, seed=20_000),
+        "text-start": make_body(short, stream=True, max_tokens=4, seed=20_000),
     }
 
 

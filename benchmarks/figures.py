@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
+from statistics import median, quantiles
 from typing import Final, NamedTuple
 
 #: Arbitrary: enough that the interval's ends do not move in the second digit.
@@ -41,3 +41,17 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     tail = (1 - _CONFIDENCE) / 2
     low, high = math.floor(tail * (_RESAMPLES - 1)), math.ceil((1 - tail) * (_RESAMPLES - 1))
     return Ratio(median(ratios), medians[low], medians[high])
+
+
+def shared_rounds(above: Mapping[int, float], below: Mapping[int, float]) -> tuple[list[float], list[float]]:
+    """Return the figures of the rounds that both have: a program that failed or was left out in a round has none."""
+    rounds = sorted(above.keys() & below.keys())
+    return [above[index] for index in rounds], [below[index] for index in rounds]
+
+
+def middle_half(figures: Sequence[float]) -> tuple[float, float]:
+    """Return the quartiles, between which half of the figures are; both are the same when there is one figure."""
+    if len(figures) < 2:
+        return figures[0], figures[0]
+    low, _, high = quantiles(figures, n=4, method="inclusive")
+    return low, high

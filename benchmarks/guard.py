@@ -7,9 +7,12 @@ that translation may have of a request. Both are ratios of one run, so they hold
 
 import json
 import math
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+from benchmarks.rounds import RELAY
 
 LIMITS: Final = Path(__file__).parent / "limits.json"
 
@@ -45,7 +48,7 @@ def judge(results: dict[str, Any], limits: dict[str, Any]) -> list[Judgement]:
     found = []
     for name, limit in limits["proxy_to_relay"].items():
         if name in cases:
-            ratio = cases[name]["proxy_to_relay"]["median"]
+            ratio = cases[name]["proxy_to"][RELAY]["median"]
             found.append(_judged(f"{name}, proxy to relay", ratio, limit, cases[name]))
     for name, limit in limits["translation_share"].items():
         share = results["translation"][name]["share"]["median"]
@@ -54,15 +57,19 @@ def judge(results: dict[str, Any], limits: dict[str, Any]) -> list[Judgement]:
 
 
 def _judged(what: str, measured: float, limit: float, case: dict[str, Any]) -> Judgement:
-    itself = case["relay_to_itself"]
-    if itself["low"] < QUIET[0] or itself["high"] > QUIET[1]:
+    if not is_quiet(case["relay_to_itself"]):
         return Judgement(what, measured, limit, Verdict.TOO_NOISY)
     return Judgement(what, measured, limit, Verdict.WITHIN if measured < limit else Verdict.EXCEEDED)
 
 
+def is_quiet(itself: Mapping[str, float]) -> bool:
+    """Say whether the relay's ratio to itself lets anything be said about others."""
+    return itself["low"] >= QUIET[0] and itself["high"] <= QUIET[1]
+
+
 def ratio_limits(results: dict[str, Any]) -> dict[str, float]:
     """Return limits for `proxy_to_relay` from a full run: the interval's upper end and `HEADROOM`, in twentieths."""
-    highs = {name: case["proxy_to_relay"]["high"] for name, case in results["cases"].items()}
+    highs = {name: case["proxy_to"][RELAY]["high"] for name, case in results["cases"].items()}
     return {name: math.ceil(high * HEADROOM * 20) / 20 for name, high in highs.items()}
 
 
@@ -72,5 +79,5 @@ def read_limits() -> dict[str, Any]:
 
 def write_limits(results: dict[str, Any]) -> None:
     """Derive the ratios' limits anew; the shares are decisions and stay."""
-    limits = {**read_limits(), "from": results["date"], "proxy_to_relay": ratio_limits(results)}
+    limits = {**read_limits(), "from": results["machine"]["date"], "proxy_to_relay": ratio_limits(results)}
     LIMITS.write_text(json.dumps(limits, indent=2) + "\n")

@@ -1,35 +1,50 @@
 """
-Journeys of a client through a running proxy, checked answer by answer: for soaking, not for timing.
+Agents at work: each user has conversations, checked answer by answer; for soaking, not for timing.
 
-Locust spends about 1 ms of processor time on each request itself, more than the proxy does; benchmarks/run.py times.
-It fails (exit code 1) when any answer is wrong. 127.0.0.1 only, at most `MOST_USERS` users for `LONGEST_RUN_S` seconds.
+A conversation is what a coding agent does: a question, a call, its result, the next turn, and so on, whole or streamed,
+with a history that grows by every turn. A stream is read to its end. What was wrong with an answer, such as a stream
+without finish reason or [DONE] or a call whose arguments are no JSON, is a failure, and the exit code is 1 then.
+
+Streams have two entries of their own: TTFT, from the request to the first event that says something, and GAP, from each
+such event to the next; the POST entry of a stream times its headers. Locust keeps whole milliseconds, and spends about
+1 ms of processor time on each request itself, more than the proxy does: the other modules of this folder time.
+
+127.0.0.1 only, at most `MOST_USERS` users for `LONGEST_RUN_S` seconds.
 
     make bench-locust                                   against the demo upstream
     make bench-locust VLLM_BASE=http://127.0.0.1:8000   against a model server
 """
 
-import json
-from collections.abc import Callable
+import random
+import time
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from locust import HttpUser, between, events, task
 from locust.env import Environment
 
+from benchmarks.transcripts import Message, Transcript, problem_of
+
 PATH: Final = "/v1/chat/completions"
 MOST_USERS: Final = 50
 LONGEST_RUN_S: Final = 600
+#: Arbitrary: a history of some thirty messages.
+MOST_QUESTIONS: Final = 6
+MOST_CALLS: Final = 3
+MAX_TOKENS: Final = 96
+RESULT: Final = '{"celsius": 21, "sky": "clear", "report": "' + "Light wind from the west. " * 20 + '"}'
 
-WEATHER: Final = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Tell the weather in a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-
-Message = dict[str, Any]
+QUESTIONS: Final = (
+    "What is the weather in Paris?",
+    "Please explain the weather in Oslo.",
+    "Compare both Rome and Lima.",
+    "And in Zürich?",
+)
+CITY: Final = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS: Final = [
+    {"type": "function", "function": {"name": name, "description": f"Tell the {what} in a city.", "parameters": CITY}}
+    for name, what in (("get_weather", "weather"), ("get_time", "time"))
+]
 
 
 @events.init.add_listener
@@ -42,72 +57,76 @@ def check_bounds(environment: Environment, **_: Any) -> None:
         raise SystemExit(f"locustfile: --users up to {MOST_USERS} and --run-time up to {LONGEST_RUN_S} s are needed")
 
 
-def has_text(message: Message) -> bool:
-    return bool(message.get("content"))
-
-
-def has_calls(message: Message) -> bool:
-    return bool(message.get("tool_calls"))
-
-
-def has_either(message: Message) -> bool:
-    return has_text(message) or has_calls(message)
-
-
 class Agent(HttpUser):
-    """One user: questions, tool round trips and streams, in random order."""
+    """One agent: a conversation after another."""
 
     wait_time = between(0.0, 0.05)
 
-    @task(3)
-    def plain_chat(self) -> None:
-        """Ask, and get a text."""
-        self._ask("plain chat", [{"role": "user", "content": "Say hello."}], has_text, max_tokens=64)
+    @task(1)
+    def chat(self) -> None:
+        """Ask without tools."""
+        self._turn([{"role": "user", "content": "A long story, please."}], "chat", {})
 
-    @task(2)
-    def tool_round_trip(self) -> None:
-        """Get a call, send its result, and get an answer; the call goes back as the client got it."""
-        history: list[Message] = [{"role": "user", "content": "What is the weather in Paris?"}]
-        message = self._ask("tool call", history, has_calls, tools=[WEATHER], tool_choice="required", max_tokens=128)
-        if message is None:
-            return
-        result = '{"celsius": 21}'
-        results = [{"role": "tool", "tool_call_id": call["id"], "content": result} for call in message["tool_calls"]]
-        self._ask("tool result", [*history, message, *results], has_either, tools=[WEATHER], max_tokens=128)
-
-    @task(2)
-    def stream(self) -> None:
-        """Get an answer as a stream that has text, ends in a finish reason, and then in [DONE]."""
-        body = {"messages": [{"role": "user", "content": "A long story, please."}], "stream": True, "max_tokens": 64}
-        with self.client.post(PATH, json=body, name="stream", stream=True, catch_response=True) as response:
-            if response.status_code != 200:
-                response.failure(f"status {response.status_code}")
+    @task(4)
+    def conversation(self) -> None:
+        """Ask several times in one conversation; answer every call."""
+        history: list[Message] = [{"role": "system", "content": "You are a helpful agent."}]
+        for question in random.choices(QUESTIONS, k=random.randint(1, MOST_QUESTIONS)):
+            history.append({"role": "user", "content": question})
+            if not self._until_text(history):
                 return
-            payloads = [line[6:] for line in response.iter_lines() if line.startswith(b"data: ")]
-            if problem := problem_of(payloads):
-                response.failure(problem)
 
-    def _ask(
-        self, name: str, messages: list[Message], is_expected: Callable[[Message], bool], **fields: Any
-    ) -> Message | None:
+    def _until_text(self, history: list[Message]) -> bool:
+        """Take turns until one has no calls, adding them to the history; return False when one went wrong."""
+        for calls_so_far in range(MOST_CALLS + 1):
+            # A model that always calls would never be done: the last turn offers no choice.
+            choice = "auto" if calls_so_far < MOST_CALLS else "none"
+            name = "tool result" if calls_so_far else "question"
+            message = self._turn(history, name, {"tools": TOOLS, "tool_choice": choice})
+            if message is None:
+                return False
+            history.append(message)
+            calls = message.get("tool_calls") or []
+            history += [{"role": "tool", "tool_call_id": call["id"], "content": RESULT} for call in calls]
+            if not calls:
+                break
+        return True
+
+    def _turn(self, history: list[Message], name: str, fields: Message) -> Message | None:
         """Return the answer's message, or None after an answer that counts as a failure."""
-        body = {"messages": messages, **fields}
-        with self.client.post(PATH, json=body, name=name, catch_response=True) as response:
+        body = {"messages": history, "max_tokens": MAX_TOKENS, **fields}
+        return self._streamed(body, name) if random.random() < 0.5 else self._whole(body, name)
+
+    def _whole(self, body: Message, name: str) -> Message | None:
+        with self.client.post(PATH, json=body, name=f"{name}, whole", catch_response=True) as response:
             if response.status_code != 200:
                 response.failure(f"status {response.status_code}")
                 return None
-            message: Message = response.json()["choices"][0]["message"]
-            if not is_expected(message):
-                response.failure(f"not what {is_expected.__name__} wants")
+            choice = response.json()["choices"][0]
+            message: Message = choice["message"]
+            if problem := problem_of(message, choice["finish_reason"]):
+                response.failure(problem)
                 return None
             return message
 
+    def _streamed(self, body: Message, name: str) -> Message | None:
+        body, transcript, started = {**body, "stream": True}, Transcript(), time.perf_counter()
+        with self.client.post(PATH, json=body, name=f"{name}, stream", stream=True, catch_response=True) as response:
+            if response.status_code != 200:
+                response.failure(f"status {response.status_code}")
+                return None
+            for line in response.iter_lines():
+                transcript.read(line, time.perf_counter())
+            if problem := transcript.problem():
+                response.failure(problem)
+                return None
+        for second in transcript.arrivals[:1]:
+            self._note("TTFT", name, second - started)
+        for gap_s in transcript.gaps_s:
+            self._note("GAP", name, gap_s)
+        return transcript.message()
 
-def problem_of(payloads: list[bytes]) -> str:
-    """Return what is wrong with a stream's events, "" when nothing is."""
-    if not payloads or payloads[-1] != b"[DONE]":
-        return "no [DONE]"
-    choices = [choice for payload in payloads[:-1] for choice in json.loads(payload).get("choices", [])]
-    if not any(choice["delta"].get("content") for choice in choices):
-        return "no text"
-    return "" if any(choice["finish_reason"] for choice in choices) else "no finish_reason"
+    def _note(self, kind: str, name: str, seconds: float) -> None:
+        self.environment.events.request.fire(
+            request_type=kind, name=name, response_time=seconds * 1000, response_length=0, exception=None, context={}
+        )

@@ -1,33 +1,44 @@
-"""What a run found, as data for programs and as Markdown for people."""
+"""What a run found, as plain data: results/latest.json, results/peers.json, and what other modules add beside them."""
 
 import json
 import os
 import platform
 import re
+import shlex
+import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.figures import Ratio, paired_ratio
-from benchmarks.programs import has_nginx
-from benchmarks.rounds import NGINX, PROXY, RELAY, RELAY_AGAIN, ROUNDS_PER_START, Measured, Plan, Sample
+from benchmarks.figures import middle_half, paired_ratio, shared_rounds
+from benchmarks.peers import PEERS
+from benchmarks.programs import ROOT, BenchmarkError, has_nginx
+from benchmarks.rounds import DIRECT, PROXY, RELAY, RELAY_AGAIN, ROUNDS_PER_START, Case, Measured, Plan, Sample
 
 FOLDER: Final = Path(__file__).parent
 RESULTS: Final = FOLDER / "results"
-README: Final = FOLDER / "README.md"
-_BLOCK: Final = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
+#: The names under which a whole run is kept; every other file there is a section, see `sections`.
+LATEST: Final = "latest"
+BESIDE_PEERS: Final = "peers"
 _PACKAGES: Final = ("devstral-proxy", "aiohttp", "uvloop", "msgspec", "orjson", "structlog")
+
+#: All that is kept in results/, by the names of the files.
+Results = Mapping[str, Mapping[str, Any]]
+Samples = Mapping[str, Mapping[int, Sample]]
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on, the load that others put on the machine included."""
+    """Return what the figures depend on: date, commit, machine, versions, and the load that others put on it."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True)
     return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": _commit(),
         "processor": cpu.group(1) if cpu else platform.machine(),
         "processors": os.cpu_count(),
         "kernel": platform.release(),
@@ -35,6 +46,20 @@ def machine() -> dict[str, Any]:
         "compiler": compiler.stdout.splitlines()[0],
         "versions": {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}, **_nginx()},
     }
+
+
+def _commit() -> str:
+    """Return the commit, with a plus when files differ from it, or "unknown" outside a repository."""
+    if shutil.which("git") is None:
+        return "unknown"
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
 
 
 def _nginx() -> dict[str, str]:
@@ -47,161 +72,104 @@ def _nginx() -> dict[str, str]:
 def results(
     plan: Plan, measured: Measured, where: dict[str, Any], bodies: str, translate: list[dict[str, Any]], note: str
 ) -> dict[str, Any]:
-    """Return everything as plain data: what results/latest.json holds."""
+    """Return everything as plain data."""
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
         "note": note,
         "machine": where,
         "rounds": plan.rounds,
         "rounds_per_start": ROUNDS_PER_START,
         "bodies": bodies,
-        "cases": {
-            case.name: {
-                "meaning": case.meaning,
-                "unit": case.unit,
-                "requests": plan.requests(case),
-                "connections": case.connections,
-                **_case(measured.samples[case.name]),
-            }
-            for case in plan.cases
-        },
-        "translation": {
-            name: {
-                "cpu_us": round(median(costs), 1),
-                "share": _ratio(costs, _costs(measured.samples[name][PROXY])),
-            }
-            for name, costs in measured.translation_us.items()
-        },
-        "resident_mb": {name: round(size, 1) for name, size in measured.resident_mb.items()},
+        "programs": {name: _described(name, measured) for name in measured.resident_mb},
+        "absent": {name: text.replace(f"{ROOT}/", "") for name, text in measured.absent.items()},
+        "cases": {case.name: _case(plan, case, measured) for case in plan.chosen},
+        "translation": {name: _share(name, costs, measured) for name, costs in measured.translation_us.items()},
         "translate": translate,
     }
 
 
-def _case(samples: dict[str, list[Sample]]) -> dict[str, Any]:
-    costs = {name: _costs(of_program) for name, of_program in samples.items()}
-    found = {
-        "programs": {name: _program(of_program) for name, of_program in samples.items()},
-        "proxy_to_relay": _ratio(costs[PROXY], costs[RELAY]),
+def _described(name: str, measured: Measured) -> dict[str, Any]:
+    versions = {peer.name: peer.version for peer in PEERS}
+    try:
+        number = versions[name]() if name in versions else ""
+    except BenchmarkError:
+        number = "unknown"
+    return {
+        "version": number,
+        "threads": measured.threads[name],
+        "resident_mb": round(measured.resident_mb[name], 1),
+    }
+
+
+def _share(name: str, costs: Mapping[int, float], measured: Measured) -> dict[str, Any]:
+    return {
+        "cpu_us": round(median(costs.values()), 1),
+        "share": _ratio(costs, _by_round(measured.samples[name][PROXY], "cpu_us")),
+    }
+
+
+def _case(plan: Plan, case: Case, measured: Measured) -> dict[str, Any]:
+    samples: Samples = measured.samples.get(case.name, {})
+    dose = plan.dose(case)
+    costs = {name: _by_round(of_program, "cpu_us") for name, of_program in samples.items()}
+    speeds = {name: _by_round(of_program, "per_second") for name, of_program in samples.items()}
+    others = [name for name in samples if name not in (PROXY, RELAY_AGAIN, DIRECT)]
+    return {
+        "meaning": case.meaning,
+        "unit": case.unit,
+        "pieces": case.pieces,
+        **(dose._asdict() if dose else {}),
+        "programs": {name: _program(list(of_program.values())) for name, of_program in samples.items()},
+        "lost": {name: dict(causes) for name, causes in measured.losses.get(case.name, {}).items()},
+        "proxy_to": {name: _ratio(costs[PROXY], costs[name]) for name in others},
+        "throughput_to": {name: _ratio(speeds[PROXY], speeds[name]) for name in others},
         "relay_to_itself": _ratio(costs[RELAY_AGAIN], costs[RELAY]),
     }
-    if NGINX in costs:
-        found["proxy_to_nginx"] = _ratio(costs[PROXY], costs[NGINX])
+
+
+def _program(samples: list[Sample]) -> dict[str, Any]:
+    costs = [sample.cpu_us for sample in samples]
+    found: dict[str, Any] = {
+        "rounds": len(samples),
+        "cpu_us": round(median(costs), 2),
+        "cpu_us_quartiles": [round(end, 2) for end in middle_half(costs)],
+        "per_second": round(median(sample.per_second for sample in samples), 1),
+    }
+    for what in ("latency_us", "first_event_us", "transit_us"):
+        for percentile in ("p50", "p99"):
+            figures = [getattr(sample, what)[percentile] for sample in samples]
+            found[what.replace("_us", f"_{percentile}_us")] = round(median(figures), 1)
     return found
 
 
-def _program(samples: list[Sample]) -> dict[str, float]:
-    return {
-        "cpu_us": round(median(_costs(samples)), 2),
-        "per_second": round(median(sample.per_second for sample in samples), 1),
-        "latency_p50_us": round(median(sample.latency_us["p50"] for sample in samples), 1),
-        "latency_p99_us": round(median(sample.latency_us["p99"] for sample in samples), 1),
-        "transit_p50_us": round(median(sample.transit_us["p50"] for sample in samples), 1),
-        "transit_p99_us": round(median(sample.transit_us["p99"] for sample in samples), 1),
-    }
+def _by_round(samples: Mapping[int, Sample], what: str) -> dict[int, float]:
+    return {index: getattr(sample, what) for index, sample in samples.items()}
 
 
-def _costs(samples: list[Sample]) -> list[float]:
-    return [sample.cpu_us for sample in samples]
+def _ratio(above: Mapping[int, float], below: Mapping[int, float]) -> dict[str, float]:
+    ratio = paired_ratio(*shared_rounds(above, below))
+    return {name: round(value, 3) for name, value in ratio._asdict().items()}
 
 
-def _ratio(above: list[float], below: list[float]) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in paired_ratio(above, below)._asdict().items()}
+# --- kept in files
 
 
-# --- for people
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """Return the header and the table of ratios."""
-    where = found["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    lines = [
-        f"Measured on {found['date']} on {where['processors']} × {where['processor']}, Linux {where['kernel']}, "
-        f"load average {where['load_average_before']} before the run.",
-        f"{versions}; {where['compiler']}; bodies {found['bodies']}.",
-        f"{found['rounds']} rounds in random order, all programs restarted and warmed up every "
-        f"{found['rounds_per_start']} rounds, no request failed and no event was lost.",
-        *([f"**Note:** {found['note']}"] if found["note"] else []),
-        "",
-        _ratio_table(found["cases"]),
-        "",
-        _share_table(found["translation"]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def full_markdown(found: Mapping[str, Any]) -> str:
-    """Return everything: what results/latest.md holds."""
-    memory = ", ".join(f"{name} {size} MB" for name, size in found["resident_mb"].items())
-    parts = [
-        "# Results\n",
-        markdown(found),
-        "## Throughput and latency\n\nThey depend on this machine and on what else it does: compare within one run "
-        "only. Times are microseconds, medians over the rounds.\n",
-        _speed_table(found["cases"]) + "\n",
-        f"Memory in use at the end: {memory}.\n",
-        "## Translation by itself\n",
-        translation_table(found["translate"]) + "\n",
-    ]
-    return "\n".join(parts)
-
-
-def translation_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the rows of translate.py as Markdown."""
-    columns = ["what", "profile", "per", "CPU-µs, smallest", "CPU-µs, median", "rules that changed something"]
-    return _table(columns, [_translation_row(row) for row in rows])
-
-
-def _translation_row(row: Mapping[str, Any]) -> list[str]:
-    costs = [f"{row[field]:.1f}" for field in ("smallest_us", "median_us")]
-    return [row["what"], row["profile"], row["unit"], *costs, str(row["rules"])]
-
-
-def _ratio_table(cases: Mapping[str, Any]) -> str:
-    with_nginx = any("proxy_to_nginx" in case for case in cases.values())
-    columns = ["case", "what", "per", "relay, CPU-µs", "proxy, CPU-µs", "proxy / relay", "relay / itself"]
-    columns += ["nginx, CPU-µs", "proxy / nginx"] if with_nginx else []
-    rows = []
-    for name, case in cases.items():
-        cost = {program: f"{figures['cpu_us']:.1f}" for program, figures in case["programs"].items()}
-        row = [name, case["meaning"], case["unit"], cost[RELAY], cost[PROXY]]
-        row += [_text(case["proxy_to_relay"]), _text(case["relay_to_itself"])]
-        row += [cost[NGINX], _text(case["proxy_to_nginx"])] if with_nginx else []
-        rows.append(row)
-    return _table(columns, rows)
-
-
-def _share_table(translation: Mapping[str, Any]) -> str:
-    rows = [[name, f"{found['cpu_us']:.1f}", _text(found["share"])] for name, found in translation.items()]
-    return _table(["case", "translation alone, CPU-µs per request", "share of the proxy's CPU"], rows)
-
-
-def _speed_table(cases: Mapping[str, Any]) -> str:
-    fields = ("latency_p50_us", "latency_p99_us", "transit_p50_us", "transit_p99_us")
-    rows = [
-        [name, program, f"{figures['per_second']:.0f}", *(_whole_us(figures[field]) for field in fields)]
-        for name, case in cases.items()
-        for program, figures in sorted(case["programs"].items())
-    ]
-    return _table(["case", "program", "requests/s", "answer p50", "answer p99", "event p50", "event p99"], rows)
-
-
-def _whole_us(time_us: float) -> str:
-    """Return a time as text; 0 means that the answer has no events."""
-    return f"{time_us:.0f}" if time_us else "–"
-
-
-def _text(ratio: Mapping[str, float]) -> str:
-    return str(Ratio(**ratio))
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows])
-
-
-def save(found: dict[str, Any]) -> None:
-    """Write results/latest.json, results/latest.md and the block of the README."""
+def save(found: Mapping[str, Any], name: str) -> None:
+    """Write results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "latest.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    (RESULTS / "latest.md").write_text(full_markdown(found))
-    README.write_text(_BLOCK.sub(lambda _: markdown(found), README.read_text()))
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_all(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Return what every results/NAME.json holds."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def sections(kept: Results) -> dict[str, Mapping[str, Any]]:
+    """
+    Return what other modules measured: everything but the whole runs.
+
+    A module keeps {"machine": machine(), "command": "...", "rows": [{column: text, number or None}, ...]} as
+    results/NAME.json, and a `failed` in its rows counts errors; then it is in the report, under its name.
+    """
+    return {name: found for name, found in kept.items() if name not in (LATEST, BESIDE_PEERS) and "rows" in found}

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from benchmarks.answers import STREAMS, whole_answer
 from benchmarks.bodies import all_bodies
-from benchmarks.report import translation_table
+from benchmarks.tables import translation_table
 from proxy.config import Config
 from proxy.translate.completion import translate_completion
 from proxy.translate.profile import PROFILE_NAMES, Profile, build_profile

@@ -51,6 +51,7 @@ SAMPLES = {
     "pool_idle_s": ("4", "4", 4.0),
     "max_body_bytes": ("1048576", "1048576", 1048576),
     "max_event_bytes": ("65536", "65536", 65536),
+    "shortcuts": ("none", '"none"', "none"),
     "drain_timeout_s": ("0", "0", 0.0),
 }
 

@@ -33,14 +33,10 @@
 #include <unistd.h>
 
 #include "answers.h"
+#include "buffer.h"
 #include "clock.h"
 
 enum { LISTENER_BACKLOG = 4096, BATCH = 512, LONGEST_HEAD = 65536, CONTROL_WINDOW = 512 };
-
-typedef struct {
-    char *data;
-    size_t start, end, capacity;
-} Buffer;
 
 enum Form { TEXT, THOUGHT, CALL, LEAKED };
 
@@ -58,27 +54,6 @@ typedef struct Connection {
 
 static int epoll_fd;
 static Connection ring = {.next = &ring, .previous = &ring};
-
-/* --- buffers */
-
-static void reserve(Buffer *buffer, size_t size)
-{
-    if (buffer->start == buffer->end)
-        buffer->start = buffer->end = 0;
-    if (buffer->end + size <= buffer->capacity)
-        return;
-    buffer->capacity = 2 * (buffer->end + size);
-    buffer->data = realloc(buffer->data, buffer->capacity);
-    if (!buffer->data)
-        abort();
-}
-
-static void append(Buffer *buffer, const char *bytes, size_t size)
-{
-    reserve(buffer, size);
-    memcpy(buffer->data + buffer->end, bytes, size);
-    buffer->end += size;
-}
 
 /* --- connections */
 

@@ -32,7 +32,17 @@ class Call:
     The writing methods raise ConnectionError when the client has left.
     """
 
-    __slots__ = ("_closing", "_has_begun", "_has_ended", "_loop", "_writer", "last_write_at", "record", "request", "stopwatch")
+    __slots__ = (
+        "_closing",
+        "_has_begun",
+        "_has_ended",
+        "_loop",
+        "_writer",
+        "last_write_at",
+        "record",
+        "request",
+        "stopwatch",
+    )
 
     def __init__(self, request: web.BaseRequest, *, is_direct: bool) -> None:
         self.request = request

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from aiohttp import http_exceptions, web
-from structlog.typing import FilteringBoundLogger
 
 from proxy.edge.call import JSON
 from proxy.edge.record import Record, note_error, write
 from proxy.errors import ClientError, HeadersTooLarge, MalformedHttp, ProxyError, error_body
+from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
 from proxy.wire import headers as wire
 
@@ -39,11 +39,9 @@ class Connection(web.RequestHandler):
     so tests/edge/test_bad_http.py holds them to what is used here.
     """
 
-    def __init__(
-        self, manager: web.Server, *, proxy_logger: FilteringBoundLogger, metrics: Metrics, **options: Any
-    ) -> None:
+    def __init__(self, manager: web.Server, *, lines: Lines, metrics: Metrics, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._proxy_logger = proxy_logger
+        self._lines = lines
         self._metrics = metrics
         self._on_drained: list[Callable[[], None]] = []
 
@@ -114,7 +112,7 @@ class Connection(web.RequestHandler):
             status=error.status,
         )
         note_error(record, error)
-        write(self._proxy_logger, record)
+        write(self._lines, record)
         self._metrics.observe(record)
         headers = {"Server": "devstral-proxy", "x-request-id": record.request_id, "Content-Type": JSON}
         response = web.Response(body=error_body(error), status=error.status, headers=headers)

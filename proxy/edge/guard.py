@@ -13,8 +13,9 @@ from aiohttp import web
 
 from proxy.edge.call import Call
 from proxy.edge.connection import from_http_exception
+from proxy.edge.edge import Edge
 from proxy.edge.record import note_client_left, note_error, write
-from proxy.edge.routes import Edge, dispatch
+from proxy.edge.routes import dispatch
 from proxy.errors import ProxyError, ShuttingDown
 
 
@@ -36,7 +37,7 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
     finally:
         edge.in_flight.leave(task)
         call.record.duration_ms = call.stopwatch.ms()
-        write(edge.logger, call.record)
+        write(edge.lines, call.record)
         edge.metrics.end()
         edge.metrics.observe(call.record)
 

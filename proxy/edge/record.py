@@ -1,12 +1,12 @@
 """What is written down about one request: one canonical log line, made of facts and never of content."""
 
 import time
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from structlog.typing import FilteringBoundLogger
 
 from proxy.errors import ProxyError
+from proxy.observe.logs import Lines
 
 #: Arbitrary: the longest text of a client's own choosing (path, model) that a log line repeats.
 _LONGEST_TEXT: Final = 200
@@ -71,10 +71,7 @@ def note_client_left(record: Record) -> None:
     record.error_type = None
 
 
-def write(logger: FilteringBoundLogger, record: Record) -> None:
+def write(lines: Lines, record: Record) -> None:
     """Write the line: level warning when the server's side failed, else info."""
-    fields: dict[str, Any] = msgspec.structs.asdict(record)
-    if record.error_type == "server_error" or record.status >= 500:
-        logger.warning("request", **fields)
-    else:
-        logger.info("request", **fields)
+    is_failure = record.error_type == "server_error" or record.status >= 500
+    lines.write("warning" if is_failure else "info", "request", msgspec.structs.asdict(record))

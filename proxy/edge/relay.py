@@ -13,14 +13,17 @@ bytes go into the client's transport, and no task is switched (0.82 of the cost 
 client that reads slowly then pauses the model server's socket.
 """
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.call import Call
+from proxy.edge.edge import Edge
 from proxy.edge.heartbeat import Heartbeat
 from proxy.edge.intake import read_json_body
 from proxy.edge.record import clipped, note_error
@@ -35,30 +38,32 @@ from proxy.upstream.answer import Answer, read_at_most, read_whole
 from proxy.upstream.client import Upstream
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.shortcuts import takes
-from proxy.upstream.sweep import Sweep
 from proxy.wire import headers as wire
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
 LONGEST_ANSWER: Final = 64 * 1024 * 1024
 LONGEST_FAILURE: Final = 1024 * 1024
+#: Translating so much takes about a millisecond: longer than what a stream's event may wait for.
+_LARGE_BODY: Final = 256 * 1024
 
 
-async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream, sweep: Sweep) -> web.StreamResponse:
+async def chat(edge: Edge, call: Call) -> web.StreamResponse:
     """
     Answer a chat completion.
 
     Raises:
         ProxyError: before or after the status line went out; the boundary knows which.
     """
+    config, upstream = edge.config, edge.upstream
     body = await read_json_body(call.request, config)
     call.record.bytes_in = len(body)
     user_agent = call.request.headers.get("User-Agent", "")
-    request = translate_request(body, profile, strict=config.strict, user_agent=user_agent)
-    _note_request(call, request, profile)
+    request = await _translated(edge, body, user_agent)
+    _note_request(call, request, edge.profile)
     sent_at = call.stopwatch.ms()
     try:
         if request.stream:
-            async with Heartbeat(call, config.keep_alive_s, sweep):
+            async with Heartbeat(call, config.keep_alive_s, edge.sweep):
                 return await _answer_streamed(call, request, upstream, config)
         async with _sent(call, request, upstream) as answer:
             whole = await _whole_body(await _accepted(answer))
@@ -67,6 +72,18 @@ async def chat(call: Call, config: Config, profile: Profile, upstream: Upstream,
     translated = translate_completion(whole, request.expectation)
     _note_answer(call, translated)
     return await call.send(translated.body)
+
+
+async def _translated(edge: Edge, body: bytes, user_agent: str) -> UpstreamRequest:
+    """
+    Translate a request; a large one in a thread, so that the streams of others go on meanwhile.
+
+    The interpreter then gives the loop its turn every millisecond (process/worker.py).
+    """
+    work = partial(translate_request, body, edge.profile, strict=edge.config.strict, user_agent=user_agent)
+    if len(body) < _LARGE_BODY:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(edge.translator, work)
 
 
 def _sent(call: Call, request: UpstreamRequest, upstream: Upstream) -> AbstractAsyncContextManager[Answer]:

@@ -11,42 +11,23 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
-from structlog.typing import FilteringBoundLogger
 
 from proxy import __version__
-from proxy.config import Config
 from proxy.edge import relay
 from proxy.edge.call import Call
-from proxy.edge.health import Readiness
-from proxy.edge.in_flight import InFlight
+from proxy.edge.edge import Edge
 from proxy.edge.record import clipped
 from proxy.errors import MethodNotAllowed, NotFound
-from proxy.observe.metrics import CONTENT_TYPE, Metrics
-from proxy.translate.profile import Profile
-from proxy.upstream.client import Upstream
-from proxy.upstream.sweep import Sweep
+from proxy.observe.metrics import CONTENT_TYPE
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Edge(msgspec.Struct, frozen=True):
-    """Everything that a request may need, and that outlives it."""
-
-    config: Config
-    logger: FilteringBoundLogger
-    metrics: Metrics
-    profile: Profile
-    upstream: Upstream
-    readiness: Readiness
-    in_flight: InFlight
-    sweep: Sweep
 
 
 Endpoint = Callable[[Edge, Call], Awaitable[web.StreamResponse]]
 
 
 async def _chat(edge: Edge, call: Call) -> web.StreamResponse:
-    return await relay.chat(call, edge.config, edge.profile, edge.upstream, edge.sweep)
+    return await relay.chat(edge, call)
 
 
 async def _models(edge: Edge, call: Call) -> web.StreamResponse:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -11,10 +12,11 @@ from structlog.typing import FilteringBoundLogger
 from proxy.config import Config
 from proxy.edge.call import Call
 from proxy.edge.connection import Connection
+from proxy.edge.edge import Edge
 from proxy.edge.guard import guard
 from proxy.edge.health import Readiness
 from proxy.edge.in_flight import InFlight
-from proxy.edge.routes import Edge
+from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
 from proxy.translate.profile import build_profile
 from proxy.upstream.client import Upstream
@@ -37,20 +39,24 @@ async def opened(config: Config, logger: FilteringBoundLogger, metrics: Metrics)
         ValueError: the profile or its options do not exist.
     """
     sweep = Sweep()
+    translator = ThreadPoolExecutor(1, "translate")
     upstream = Upstream(config, sweep)
     await upstream.open()
     try:
         yield Edge(
             config=config,
             logger=logger,
+            lines=Lines(logger),
             metrics=metrics,
             profile=build_profile(config.profile, config.options),
             upstream=upstream,
             readiness=Readiness(upstream),
             in_flight=InFlight(),
             sweep=sweep,
+            translator=translator,
         )
     finally:
+        translator.shutdown(wait=False, cancel_futures=True)
         await upstream.close()
 
 
@@ -78,7 +84,7 @@ async def listening(edge: Edge, host: str, port: int, *, reuse_port: bool = Fals
     def make_connection() -> Connection:
         return Connection(
             manager,
-            proxy_logger=edge.logger,
+            lines=edge.lines,
             metrics=edge.metrics,
             loop=loop,
             keepalive_timeout=_CLIENT_IDLE_S,

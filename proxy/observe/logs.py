@@ -12,8 +12,9 @@ import logging
 import os
 import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 import orjson
 import structlog
@@ -53,6 +54,32 @@ def configure_logs(config: Config) -> FilteringBoundLogger:
         library.setLevel(logging.WARNING)
         library.propagate = False
     return logger
+
+
+class Lines:
+    """
+    Writes lines as `logger` does, without its chain of processors, for the one line that every request has.
+
+    4 us of CPU instead of 13 (2026-11-23, structlog 26.1); the same bytes, which a test compares.
+    """
+
+    def __init__(self, logger: FilteringBoundLogger) -> None:
+        bound = cast("structlog.BoundLoggerBase", logger)
+        self._write = bound._logger.msg
+        self._render = list(bound._processors)[-1]
+        self._lowest = logger.get_effective_level()
+
+    def write(self, level: Literal["info", "warning"], event: str, fields: EventDict) -> None:
+        """Write a line if its level is one that is logged. `fields` is given away."""
+        if _LEVELS[level] < self._lowest:
+            return
+        fields["event"] = event
+        fields["level"] = level
+        fields["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self._write(self._render(None, level, fields))
+
+
+_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING}
 
 
 def _processors(secret: str) -> list[Processor]:

@@ -5,6 +5,7 @@ The life of the process that serves: the only one, or one of several workers.
 """
 
 import asyncio
+import gc
 import os
 import selectors
 import signal
@@ -85,6 +86,10 @@ def exit_code(number: signal.Signals) -> int:
     return 128 + signal.SIGINT if number == signal.SIGINT else os.EX_OK
 
 
+#: Seconds: a tenth of what a stream's event may be late.
+_TURN_S: Final = 0.001
+
+
 async def _work(
     config: Config,
     logger: FilteringBoundLogger,
@@ -103,6 +108,11 @@ async def _work(
             server = await stack.enter_async_context(listening(edge, config.host, config.port, reuse_port=reuse_port))
         except OSError as exc:
             return cannot_listen(config, exc)
+        # Threads that translate large bodies let the loop have its turn so often; the default is 5 ms.
+        sys.setswitchinterval(_TURN_S)
+        # What is loaded by now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         stack.enter_context(watch_loop_lag(metrics.observe_loop_lag))
         say(Word.READY, server.sockets[0].getsockname()[1])
         while await orders.get() is not Order.DRAIN:

@@ -4,13 +4,13 @@ A whole answer, translated: each choice goes the way a streamed one does, as one
 What the rules do not read stays as it was: the answer is edited as plain dicts, in the order its keys had.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from proxy.errors import UpstreamProtocolError
 from proxy.translate.answer_choice import ChoiceTranslator, Said
-from proxy.translate.answer_facts import is_at_limit, is_passthrough
+from proxy.translate.answer_facts import is_at_limit, is_passthrough, offers_tools
 from proxy.translate.answer_finish import require_not_swallowed
 from proxy.translate.answer_forms import MessageForms
 from proxy.translate.answer_rules import RuleLog
@@ -50,24 +50,92 @@ def translate_completion(body: bytes, expectation: Expectation) -> CompletionAns
     """
     if is_passthrough(expectation.options):
         return _as_it_came(body)
+    answer = decode_object(body)
+    if has_plain_text(answer, expectation):
+        return _plain(answer, expectation)
     completion = decode_completion(body)
     if not completion.choices:
         raise error_in_answer(body)
     usage = decode_usage(completion.usage) if completion.usage is not None else None
-    answer = decode_object(body)
     answer_id = completion.id or nine_char_digest(body.decode("utf-8", "replace"))
     editor = _Editor(answer_id, expectation, is_at_limit=is_at_limit(usage, expectation, len(completion.choices)))
     for choice, fields in zip(completion.choices, answer["choices"], strict=True):
         editor.edit(choice, fields)
     if editor.is_mute:
         require_not_swallowed(usage, expectation)
+    return _encoded(answer, usage, editor.rules, expectation)
+
+
+def _encoded(answer: dict[str, Any], usage: Usage | None, rules: RuleLog, expectation: Expectation) -> CompletionAnswer:
+    """Finish what is the answer's and no choice's, and write it."""
     if usage is not None and usage.total_tokens is not None:
         answer["usage"]["total_tokens"] = usage.total_tokens
     if expectation.options.strip_vendor_fields:
         for part in (answer, *answer["choices"]):
-            editor.strip_vendor_fields(part)
+            for key in VENDOR_KEYS & part.keys():
+                del part[key]
+                rules.add("strip_vendor_fields")
     finish_reasons = tuple(choice["finish_reason"] for choice in answer["choices"])
-    return CompletionAnswer(encode(answer), editor.rules.names(), usage, finish_reasons)
+    return CompletionAnswer(encode(answer), rules.names(), usage, finish_reasons)
+
+
+def has_plain_text(answer: dict[str, Any], expectation: Expectation) -> bool:
+    """
+    Whether `answer` is one choice of text, and no rule on choices has anything to do in it.
+
+    Then it need not be taken apart and put together: 8 us of CPU instead of 18 (2026-11-23, CPython 3.11.7).
+    """
+    choices = answer.get("choices")
+    if type(choices) is not list or len(choices) != 1:
+        return False
+    # the types that `Completion` wants
+    if type(answer.get("id")) not in _TEXT or type(answer.get("created")) not in _NUMBER:
+        return False
+    if type(answer.get("usage")) not in _OBJECT:
+        return False
+    choice = choices[0]
+    if type(choice) is not dict or choice.get("finish_reason") not in ("stop", "length"):
+        return False
+    if type(choice.get("index", 0)) is not int:
+        return False
+    message = choice.get("message")
+    if type(message) is not dict or message.get("role") != "assistant" or message.get("tool_calls"):
+        return False
+    if any(message.get(key) is not None for key in _SAYS_MORE):
+        return False
+    return _is_plain(message.get("content"), expectation)
+
+
+def _is_plain(text: object, expectation: Expectation) -> bool:
+    """Whether `text` goes on as it is: it holds no tag, no echo, and nothing that could be a call."""
+    if type(text) is not str or not text or expectation.echoed_prefix:
+        return False
+    options = expectation.options
+    if options.extract_think and ("<" in text or "[" in text):
+        return False
+    if not offers_tools(expectation):
+        return True
+    if options.recover_tool_calls == "all" or expectation.tool_choice in ("required", "named"):
+        return False
+    return "[" not in text and not text[-1].isspace()
+
+
+def _plain(answer: dict[str, Any], expectation: Expectation) -> CompletionAnswer:
+    fields = answer.get("usage")
+    usage = decode_usage(fields) if fields is not None else None
+    message = answer["choices"][0]["message"]
+    message.pop("tool_calls", None)
+    if expectation.options.reasoning_field != "untouched":
+        message.pop("reasoning", None)
+        message.pop("reasoning_content", None)
+    return _encoded(answer, usage, RuleLog(), expectation)
+
+
+_NULL: Final = type(None)
+_TEXT: Final = (str, _NULL)
+_NUMBER: Final = (int, float, _NULL)
+_OBJECT: Final = (dict, _NULL)
+_SAYS_MORE: Final = ("reasoning", "reasoning_content", "function_call", "refusal", "audio")
 
 
 def _as_it_came(body: bytes) -> CompletionAnswer:
@@ -139,9 +207,3 @@ class _Editor:
                 message[name] = thoughts
             elif self._expectation.options.reasoning_field != "untouched":
                 message.pop(name, None)
-
-    def strip_vendor_fields(self, fields: dict[str, Any]) -> None:
-        """Remove the keys that only vLLM has (R14)."""
-        for key in VENDOR_KEYS & fields.keys():
-            del fields[key]
-            self.rules.add("strip_vendor_fields")

@@ -55,8 +55,8 @@ class EventFramer:
     `receive_data` only stores; call `next_event` until it returns None. Every byte is searched once and stored once,
     however the stream is cut. At most `max_event_bytes` plus one piece is held.
 
-    Events that lie whole in one piece are cut from it where they are, and a piece that is one event is that event:
-    0.4 us instead of 0.9 for each (2026-11-23, CPython 3.11.7). Only what a piece leaves over goes into a buffer.
+    Events that lie whole in one piece are cut from it where they are, 1.1 us of CPU instead of 1.2 for each, read and
+    parsed (2026-11-23, CPython 3.11.7), and `rest` shows them. Only what a piece leaves over goes into a buffer.
     """
 
     def __init__(self, max_event_bytes: int) -> None:

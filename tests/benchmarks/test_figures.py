@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.figures import paired_ratio
+from benchmarks.figures import middle_half, paired_ratio, shared_rounds
 
 
 def test_the_ratio_is_the_median_of_pairs_and_not_a_ratio_of_medians() -> None:
@@ -38,3 +38,13 @@ def test_the_same_figures_give_the_same_interval() -> None:
 def test_rounds_that_do_not_pair_are_refused(above: list[float], below: list[float]) -> None:
     with pytest.raises(ValueError):
         paired_ratio(above, below)
+
+
+def test_only_rounds_that_both_programs_have_are_paired() -> None:
+    """A slow program takes part in few rounds, and one that failed has none of that round."""
+    assert shared_rounds({0: 1.0, 2: 3.0, 3: 4.0}, {3: 40.0, 0: 10.0, 1: 20.0}) == ([1.0, 4.0], [10.0, 40.0])
+
+
+@pytest.mark.parametrize(("figures", "ends"), [([5.0], (5.0, 5.0)), ([1.0, 2.0, 3.0, 4.0, 100.0], (2.0, 4.0))])
+def test_the_middle_half_leaves_out_what_is_far_off(figures: list[float], ends: tuple[float, float]) -> None:
+    assert middle_half(figures) == ends

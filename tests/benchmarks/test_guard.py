@@ -13,7 +13,8 @@ LIMITS = {"proxy_to_relay": {"short": 2.0}, "translation_share": {"short": 0.5}}
 
 def run(*, ratio: float, share: float = 0.3, itself: dict[str, float] = QUIET) -> dict[str, Any]:
     """The part of a run's results that the guard reads."""
-    case = {"proxy_to_relay": {"median": ratio, "low": ratio, "high": ratio}, "relay_to_itself": itself}
+    to_relay = {"median": ratio, "low": ratio, "high": ratio}
+    case = {"proxy_to": {"relay": to_relay}, "relay_to_itself": itself}
     return {"cases": {"short": case}, "translation": {"short": {"share": {"median": share}}}}
 
 

@@ -27,7 +27,7 @@ class Seen(NamedTuple):
 def seen(pieces, expectation, limit=1 << 20):
     translator = StreamTranslator(expectation, max_event_bytes=limit)
     out = b"".join(map(translator.receive, pieces)) + translator.receive_eof()
-    error = translator.error and repr(translator.error)
+    error = translator.error and f"{translator.error!r}: {translator.error.message}"
     rest = (translator.usage, translator.finish_reasons, translator.rules_applied, translator.events, translator.begun)
     return Seen(out, translator.state, error, (*rest, translator.wants_whole))
 
@@ -129,6 +129,58 @@ def test_plain_events_become_what_decoding_them_gives(data, expectation, size, l
     assert seen([part + b"\n\n" for part in data.split(b"\n\n")], expectation, limit) == decoded(
         [part + b"\n\n" for part in data.split(b"\n\n")], expectation, limit
     )
+
+
+TEXT, STRIPPED, THOUGHT, PIECE = KINDS[0], KINDS[2], KINDS[10], KINDS[13]
+ELSEWHERE = [b'data: {"x":{"content":"', b'"},' + chunk({"content": "a"})[7:]]
+SPOKEN = ROLE + chunk({"content": "a"})
+
+
+def assert_same(data, expectation, limit=1 << 20):
+    """What comes out does not depend on plain events, whether the stream comes at once, in events, or cut anywhere."""
+    events = [part + b"\n\n" for part in data.split(b"\n\n") if part]
+    for pieces in ([data], events, cut(data, 1500), cut(data, 7)):
+        assert seen(pieces, expectation, limit) == decoded(pieces, expectation, limit)
+
+
+@pytest.mark.parametrize("string", STRINGS, ids=repr)
+@pytest.mark.parametrize("kind", [TEXT, STRIPPED, THOUGHT, PIECE], ids=("text", "stripped", "thought", "piece"))
+def test_a_string_in_a_run_becomes_what_decoding_it_gives(kind, string):
+    run = [b"ab".join(kind)] * 12
+    begun = ROLE + chunk(BEGUN) if kind is PIECE else ROLE
+    data = b"".join([begun, *run, string.join(kind), *run, chunk({}, "stop"), usage(9), DONE])
+
+    assert_same(data, expect())
+    assert_same(data, expect(tool_names={}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ROLE + b"".join(text.join(ELSEWHERE) for text in (b"a", b"b", b"[TOOL_CALLS]get_time{}", b"c ", b"a")),
+        ROLE + chunk(BEGUN) + b"x".join(PIECE) * 3 + b"<th".join(TEXT) + b"y".join(PIECE) + b"z".join(PIECE),
+        ROLE + chunk(BEGUN) + b"x".join(PIECE) * 3 + b"[TOOL".join(TEXT) + b"y".join(PIECE) + b"_CALLS]".join(TEXT),
+        SPOKEN + b" ".join(STRIPPED) + b"b".join(TEXT) + b"c".join(STRIPPED) * 2,
+        SPOKEN + b"b".join(THOUGHT) + b"c".join(TEXT) + b"[TOOL_CALLS]get_time{".join(TEXT) + b"d".join(THOUGHT),
+    ],
+    ids=(
+        "the key stands elsewhere too",
+        "half a tag between pieces",
+        "half a mark",
+        "stripped late",
+        "thought in a call",
+    ),
+)
+@pytest.mark.parametrize("end", [b"", chunk({}, "stop") + DONE])
+def test_what_looks_plain_and_is_not_becomes_what_decoding_it_gives(data, end):
+    assert_same(data + end, expect())
+
+
+def test_a_plain_event_over_the_limit_is_refused_like_any_other():
+    data = SPOKEN + b"a".join(TEXT) * 3 + (b"a" * 300).join(TEXT)
+
+    assert_same(data, expect(), 300)
+    assert "more than 300 bytes" in seen([data], expect(), 300).error
 
 
 @pytest.mark.parametrize("name", INPUTS)
