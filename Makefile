@@ -7,8 +7,8 @@ UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
 
-.PHONY: help run test fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
-	bench bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
+.PHONY: help run test test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
+	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers
 .DEFAULT_GOAL := help
 
@@ -21,6 +21,9 @@ run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, se
 
 test: $(VENV)/.dev-stamp oracle ## Run the tests, all but those that need a real vLLM
 	$(BIN)/python -m pytest -m 'not live and not clients' $(ARGS)
+
+test-plain: $(VENV)/.dev-stamp ## Run the tests of the edges without the hot path's shortcuts
+	TEST_SHORTCUTS=none $(BIN)/python -m pytest tests/edge tests/faults tests/upstream $(ARGS)
 
 lint: $(VENV)/.dev-stamp ## Check style and formatting
 	$(BIN)/ruff check $(PATHS)
@@ -109,6 +112,9 @@ bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams
 	done; \
 	$(BIN)/python -m benchmarks.readme; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+bench-vllm: $(VENV)/.run-stamp ## Measure a real vLLM with and without the proxy: VLLM_BASE=http://127.0.0.1:8100
+	$(BIN)/python -m benchmarks.vllm $(ARGS)
 
 bench-instructions: $(VENV)/.run-stamp ## Count instructions with valgrind; fail when a case is dearer than its stored figure
 	$(BIN)/python -m benchmarks.instructions $(ARGS)

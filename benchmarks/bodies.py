@@ -5,6 +5,10 @@ The request bodies that are measured: the same bytes on every machine and on eve
     agentic    63 KB   a coding agent's history: 25 tools, 18 calls and their results
     huge        1 MB   the same with long results
 
+In `agentic-new` every text, id, tool and argument holds `MARK`, in whose place the load generator puts another number
+for each request: nothing was seen before. In `agentic-next` only the last call and its result do: the next turn of a
+conversation whose earlier turns were seen.
+
 `agentic` and `huge` exist in two forms. The client's form is what openai-python sends back (`model_dump()` of its
 messages, long call ids, lists of text parts, `strict` tools), so rules have work to do. The clean form is what
 Mistral's own clients send: no rule changes anything, which a test checks.
@@ -20,6 +24,8 @@ from pathlib import Path
 from typing import Any, Final
 
 TOOLS: Final = 25
+#: What src/load.c replaces by a number of as many digits.
+MARK: Final = "%%%%%%%%"
 ROUNDS: Final = 18
 #: What tool results are padded to, in bytes of the whole body.
 TARGETS: Final = {"agentic": 63_000, "huge": 1_000_000}
@@ -89,6 +95,8 @@ def all_bodies() -> dict[str, bytes]:
         "short": make_body(short),
         "agentic": make_body(long_chat("agentic", clean=False)),
         "agentic-clean": make_body(long_chat("agentic", clean=True)),
+        "agentic-new": make_body(marked(long_chat("agentic", clean=False))),
+        "agentic-next": make_body(_with_new_turn(long_chat("agentic", clean=False))),
         "huge": make_body(long_chat("huge", clean=False)),
         "huge-clean": make_body(long_chat("huge", clean=True)),
         "text-burst": make_body(short, stream=True, max_tokens=200),
@@ -109,6 +117,37 @@ def write_bodies(folder: Path) -> str:
         (folder / f"{name}.json").write_bytes(body)
         digest.update(body)
     return digest.hexdigest()[:12]
+
+
+def marked(value: Any) -> Any:
+    """Return a part of a body with `MARK` in every text, id, name and argument. Texts and ids keep their length."""
+    if isinstance(value, list):
+        return [marked(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _marked_member(key, item) for key, item in value.items()}
+    return value
+
+
+def _marked_member(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return marked(value)
+    if key in ("content", "text", "description"):
+        return f"{MARK} {value[len(MARK) + 1 :]}"
+    if key in ("id", "tool_call_id"):
+        return f"{value[: -len(MARK)]}{MARK}"
+    if key == "name":
+        return f"{value}_{MARK}"
+    return f'{{"turn": "{MARK}", {value[1:]}' if key == "arguments" else value
+
+
+def _with_new_turn(chat: dict[str, Any]) -> dict[str, Any]:
+    messages = chat["messages"]
+    last_call = max(index for index, message in enumerate(messages) if message.get("tool_calls"))
+    names = [call["function"]["name"] for call in messages[last_call]["tool_calls"]]
+    new = marked(messages[last_call:])
+    for call, name in zip(new[0]["tool_calls"], names, strict=True):
+        call["function"]["name"] = name
+    return {**chat, "messages": [*messages[:last_call], *new]}
 
 
 # --- the parts of an agent's history

@@ -64,13 +64,23 @@ class Case(NamedTuple):
         return "event" if self.pieces else "request"
 
 
+_AGENTIC: Final = (Dose(200, 16), Dose(60, 16), Dose(16, 16))
 _BURST: Final = (Dose(64, 16), Dose(32, 16), Dose(4, 4))
 
 CASES: Final = (
     Case("short", "short", "0.5 KB, whole answer", Dose(300, 16), Dose(100, 16), Dose(32, 16)),
-    Case("agentic-clean", "agentic-clean", "63 KB, nothing to repair", Dose(200, 16), Dose(60, 16), Dose(16, 16)),
-    Case("agentic", "agentic", "63 KB with repairs", Dose(200, 16), Dose(60, 16), Dose(16, 16)),
-    Case("huge", "huge", "1 MB with repairs", Dose(40, 8), Dose(16, 8), Dose(8, 8)),
+    Case(
+        "agentic-clean",
+        "agentic-clean",
+        "63 KB, nothing to repair, the same each time",
+        Dose(200, 16),
+        Dose(60, 16),
+        Dose(16, 16),
+    ),
+    Case("agentic", "agentic", "63 KB with repairs, the same each time", *_AGENTIC),
+    Case("agentic-next", "agentic-next", "63 KB with repairs, a new turn of a known history", Dose(200, 16)),
+    Case("agentic-new", "agentic-new", "63 KB with repairs, no text or tool seen before", Dose(200, 16)),
+    Case("huge", "huge", "1 MB with repairs, the same each time", Dose(40, 8), Dose(16, 8), Dose(8, 8)),
     Case("text-burst", "text-burst", "stream of 200 text events, as fast as they go", *_BURST, pieces=200),
     Case("call-burst", "call-burst", "stream of 200 pieces of a tool call's arguments", *_BURST, pieces=200),
     Case("leaked-burst", "leaked-burst", "stream of 200 pieces of a call that leaked as text", *_BURST, pieces=200),

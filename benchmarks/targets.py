@@ -171,9 +171,14 @@ TARGETS: Final = (
         Bound("× vllm-router", 0.8, cost("short", _ROUTER)),
     ),
     Target(
-        "CPU, whole answer, 63 KB agent request, all rules",
-        Bound("× vllm-router", 0.7, cost("agentic", _ROUTER)),
-        Bound("× vllm-router", 0.4, cost("agentic", _ROUTER)),
+        "CPU, whole answer, 63 KB agent request, all rules, next turn of a known history",
+        Bound("× vllm-router", 0.7, cost("agentic-next", _ROUTER)),
+        Bound("× vllm-router", 0.4, cost("agentic-next", _ROUTER)),
+    ),
+    Target(
+        "CPU, whole answer, 63 KB agent request, all rules, nothing seen before",
+        Bound("× vllm-router", 0.7, cost("agentic-new", _ROUTER)),
+        Bound("× vllm-router", 0.4, cost("agentic-new", _ROUTER)),
     ),
     Target(
         "CPU, whole answer, 1 MB request, all rules",

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +27,10 @@ from tests.fakes import until
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Asynchronous tests run on uvloop, as the proxy does."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+#: Which shortcuts the tests' proxies take, where a test does not say: `make test-plain` runs them without any.
+SHORTCUTS: Any = os.environ.get("TEST_SHORTCUTS", Config().shortcuts)
 
 
 class Log:
@@ -81,7 +86,8 @@ async def start_proxy(tmp_path: Path) -> AsyncIterator[StartProxy]:
 
     async def started(vllm_base: str, **settings: Any) -> Proxy:
         path = tmp_path / f"proxy-{next(numbers)}.log"
-        config = msgspec.structs.replace(Config(vllm_base=vllm_base, log_file=str(path), debug=True), **settings)
+        defaults = Config(vllm_base=vllm_base, log_file=str(path), debug=True, shortcuts=SHORTCUTS)
+        config = msgspec.structs.replace(defaults, **settings)
         edge = await running.enter_async_context(opened(config, configure_logs(config), new_metrics()))
         server = await running.enter_async_context(listening(edge, "127.0.0.1", 0))
         timeout = aiohttp.ClientTimeout(total=20)

@@ -28,7 +28,7 @@ typedef struct {
     int status;
     size_t sent, left; /* bytes of the request that went out; bytes of the body or chunk that are to come */
     long pieces;
-    Text head, line;
+    Text head, line, own; /* `own` is the request with this connection's number in it */
     uint64_t due_ns, first_ns, arrived_ns, stamp; /* the last two: of the event before */
 } Connection;
 

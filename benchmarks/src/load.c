@@ -9,6 +9,8 @@
  *     with -r      constant rate, requests a second: a request that has to wait for a free connection is timed from
  *                  when it should have gone out, so that a stall is not hidden by the requests it held back
  *
+ * Where the body says "%%%%%%%%", each request says a number that no other has: its text was never seen before.
+ *
  * It first sends WARMUP_BODY once on every connection, prints "ready" and waits for a line on standard input: the
  * caller reads the CPU clock of what is measured. Then it runs and prints one line of JSON; times are microseconds.
  *
@@ -46,6 +48,11 @@ static Pace pace;
 static Text request;
 static Connection *connections;
 
+static const char MARK[] = "%%%%%%%%";
+enum { MARK_SIZE = sizeof MARK - 1, MOST_MARKS = 4096 };
+static size_t marks[MOST_MARKS];
+static int mark_count;
+
 /* --- one request */
 
 static bool open_connection(Connection *c)
@@ -67,8 +74,9 @@ static bool open_connection(Connection *c)
 
 static void send_request(Connection *c)
 {
+    const char *data = mark_count ? c->own.data : request.data;
     while (c->sent < request.size) {
-        ssize_t sent = send(c->fd, request.data + c->sent, request.size - c->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = send(c->fd, data + c->sent, request.size - c->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0 && errno != EAGAIN) {
@@ -83,8 +91,36 @@ static void send_request(Connection *c)
     epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
 }
 
+static void find_marks(void)
+{
+    mark_count = 0;
+    char *at = request.data;
+    while ((at = memmem(at, request.size - (size_t)(at - request.data), MARK, MARK_SIZE)) && mark_count < MOST_MARKS) {
+        marks[mark_count++] = (size_t)(at - request.data);
+        at += MARK_SIZE;
+    }
+}
+
+/* Give a connection's own copy of the request the next number. */
+static void put_number(Connection *c)
+{
+    static uint64_t number;
+    char digits[MARK_SIZE + 1];
+    if (!number)
+        number = now_ns() / 1000;
+    snprintf(digits, sizeof digits, "%0*lu", MARK_SIZE, (unsigned long)(number++ % 100000000u));
+    if (c->own.size != request.size) {
+        c->own.size = 0;
+        add(&c->own, request.data, request.size);
+    }
+    for (int i = 0; i < mark_count; i++)
+        memcpy(c->own.data + marks[i], digits, MARK_SIZE);
+}
+
 static void begin(Connection *c, uint64_t due_ns)
 {
+    if (mark_count)
+        put_number(c);
     c->due_ns = due_ns;
     c->first_ns = c->arrived_ns = c->stamp = 0;
     c->has_done = c->is_out_of_order = false;
@@ -186,6 +222,7 @@ static void use_body(const char *path)
     request.size = 0;
     add(&request, head, (size_t)length);
     add(&request, body, size);
+    find_marks();
     free(body);
 }
 

@@ -1,8 +1,8 @@
 """
 How an answer goes out to the client: by aiohttp's own response objects, or as bytes that are written here.
 
-Both say the same, byte for byte. The second costs 0.75 of the first for a short answer: `web.Response` is made for
-handlers that may still change their mind about headers, compression and body.
+Both say the same, byte for byte. With the second a short request costs 0.92 of what it costs with the first:
+`web.Response` is made for handlers that may still change their mind about headers, compression and body.
 """
 
 import time

@@ -66,6 +66,11 @@ class Call:
         """Whether a status line is out, so that an error can no longer have one of its own."""
         return self._has_begun
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of a streamed answer is out, so that nothing may follow it."""
+        return self._has_ended
+
     def close_after(self) -> None:
         """End the connection after this answer."""
         self._closing = True

@@ -55,5 +55,7 @@ class Heartbeat:
             self.due_at = now + self._interval_s
 
     async def _comment(self) -> None:
+        if self._call.has_ended:  # the client has yet to read it
+            return
         with suppress(ConnectionError):  # the relay's own write will find out
             await self._call.write(COMMENT)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.config import Config
 from proxy.edge.record import clipped
@@ -24,11 +24,15 @@ async def read_json_body(request: web.BaseRequest, config: Config) -> bytes:
         MalformedHttp: its framing is broken.
     """
     _check_declared(request, config)
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    expect = request.headers.get(hdrs.EXPECT)
+    if expect is not None and expect.lower() == "100-continue":
         await request.writer.write(_CONTINUE)
     try:
-        if request.content.is_eof():
-            return await request.read()
+        if request.content.is_eof():  # as short bodies are: no timer, no wait
+            body = request.content.read_nowait()
+            if len(body) > config.max_body_bytes:
+                raise _too_large(config)
+            return body
         async with asyncio.timeout(config.read_timeout_s):
             return await request.read()
     except TimeoutError:
@@ -40,13 +44,14 @@ async def read_json_body(request: web.BaseRequest, config: Config) -> bytes:
 
 
 def _check_declared(request: web.BaseRequest, config: Config) -> None:
-    content_type = request.headers.get("Content-Type")
-    if content_type is not None and not wire.is_json(content_type):
+    content_type = request.headers.get(hdrs.CONTENT_TYPE)
+    if content_type is not None and content_type != "application/json" and not wire.is_json(content_type):
         raise UnsupportedMediaType(f"Content-Type must be application/json, not {clipped(content_type)}.")
-    content_encoding = request.headers.get("Content-Encoding")
-    if not wire.is_identity(content_encoding):
+    content_encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if content_encoding is not None and not wire.is_identity(content_encoding):
         raise UnsupportedMediaType("Content-Encoding must be identity: compressed bodies are not read.")
-    if request.content_length is not None and request.content_length > config.max_body_bytes:
+    length = request.content_length
+    if length is not None and length > config.max_body_bytes:
         raise _too_large(config)
 
 

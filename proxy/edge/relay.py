@@ -9,8 +9,8 @@ The client's status line waits for the first bytes that a stream has for it: unt
 model server sends as an event, gets a real status. Clients have been seen to ignore an error event inside a 200.
 `await call.write()` before the next read is the backpressure: a client that reads slowly slows the model server down.
 Where both sides are direct, pieces are pushed: the socket of the model server calls the translator, the translator's
-bytes go into the client's transport, and no task is switched (0.82 of the cost of a paced event, 0.92 in a burst). A
-client that reads slowly then pauses the model server's socket.
+bytes go into the client's transport, and no task is switched. A client that reads slowly then pauses the model
+server's socket.
 """
 
 import asyncio

@@ -5,6 +5,9 @@ Retried as in plain.py, and for the same reason.
 """
 
 import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Final
 
@@ -32,8 +35,9 @@ class DirectRoute:
         # What connect() asks of a request: where it goes. It is never sent.
         self._destination = _Destination(target.method, target.url, loop=self._loop, session=sessions.pool)
         # `connect` bounds the wait for a place in the pool, and is only set up when there is one.
-        waits = min(limits.first_byte_s, limits.total_s)
-        self._waits = aiohttp.ClientTimeout(total=None, connect=waits, sock_connect=server.connect_timeout_s)
+        self._waits = aiohttp.ClientTimeout(
+            total=None, connect=limits.first_byte_s, sock_connect=server.connect_timeout_s
+        )
         headers = {"Host": self._destination.headers["Host"], **target.headers}
         lines = [
             f"{target.method} {target.url.raw_path_qs} HTTP/1.1",
@@ -41,8 +45,23 @@ class DirectRoute:
         ]
         self._head = "\r\n".join([*lines, "x-request-id: "]).encode("latin-1")
 
-    def send(self, body: bytes | None, request_id: str, traceparent: str | None) -> "Sending":
+    def send(
+        self, body: bytes | None, request_id: str, traceparent: str | None
+    ) -> AbstractAsyncContextManager[Exchange]:
         """See `Route`."""
+        sending = self._sending(body, request_id, traceparent)
+        return sending if self._limits.total_s == math.inf else self._in_time(sending)
+
+    @asynccontextmanager
+    async def _in_time(self, sending: "Sending") -> AsyncIterator[Exchange]:
+        """End the block when it takes too long in total, whoever it waits for: a client may read nothing."""
+        try:
+            async with asyncio.timeout(self._limits.total_s), sending as exchange:
+                yield exchange
+        except TimeoutError:
+            raise UpstreamTimeout(f"timeout_s: the request took longer than {self._limits.total_s:g} s") from None
+
+    def _sending(self, body: bytes | None, request_id: str, traceparent: str | None) -> "Sending":
         trace = "" if traceparent is None else f"\r\ntraceparent: {traceparent}"
         if body is None:
             return Sending(self, self._head + f"{request_id}{trace}\r\n\r\n".encode("latin-1"), b"")
@@ -89,13 +108,14 @@ class DirectRoute:
         exchange = transport.get_protocol()
         if type(exchange) is Exchange:
             return exchange, connection, True
+        if handler.should_close:  # bytes came before the request went out, and aiohttp's protocol has them
+            connection.close()
+            raise self._server.not_http()
         exchange = Exchange(handler, transport, self._server.host, self._limits, self._sweep)
         transport.set_protocol(exchange)
         return exchange, connection, False
 
     def _too_late(self, waited_s: float) -> UpstreamTimeout:
-        if waited_s >= self._limits.total_s:
-            return UpstreamTimeout(f"timeout_s: the request took longer than {self._limits.total_s:g} s")
         if waited_s >= self._limits.first_byte_s:
             limit = self._limits.first_byte_s
             return UpstreamTimeout(f"first_byte_timeout_s: the model server was silent for {limit:g} s")
@@ -105,7 +125,7 @@ class DirectRoute:
 class Sending:
     """One exchange. The connection is closed on leaving, unless the answer has been read to its end."""
 
-    __slots__ = ("_body", "_exchange", "_head", "_route")
+    __slots__ = ("_body", "_connection", "_exchange", "_head", "_route")
 
     def __init__(self, route: DirectRoute, head: bytes, body: bytes) -> None:
         self._route = route
@@ -114,12 +134,14 @@ class Sending:
 
     async def __aenter__(self) -> Exchange:
         self._exchange = await self._route.ask(self._head, self._body)
+        self._connection = self._exchange.connection
         return self._exchange
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._exchange.close()
+        if self._exchange.connection is self._connection:  # else it was closed, and may serve another request now
+            self._exchange.close()
 
 
 class _Destination(aiohttp.ClientRequest):

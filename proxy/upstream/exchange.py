@@ -10,10 +10,11 @@ no ClientRequest, no ClientResponse, no task to write the body, no StreamReader,
 from the socket to its reader in one call (`pour`), without a switch of tasks.
 
 It leans on three things that aiohttp 3.14 exports but does not document: `connector.connect()`, `Connection.release()`
-and `Connection.close()`; tests/upstream/test_shortcuts.py holds them and compares with the plain way.
+and `Connection.close()`; tests/upstream/test_exchange.py holds them.
 """
 
 import asyncio
+import math
 from enum import Enum, auto
 from typing import Final
 
@@ -27,6 +28,7 @@ from proxy.wire import headers as wire
 
 #: Arbitrary, as aiohttp's own: more unread bytes than this stop the reading.
 _MOST_HELD: Final = 256 * 1024
+_SHORT_BODY: Final = 16 * 1024
 #: As uvicorn and aiohttp bound a head, with room for both.
 _LONGEST_HEAD: Final = 64 * 1024
 #: Arbitrary: the longest wait for the end of an answer whose last event has come; it is usually there already.
@@ -58,9 +60,9 @@ class Exchange(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_connection", "_doubted", "_ends_at", "_error", "_got_bytes", "_handler", "_has_end", "_head_bytes"),
+        *("_doubted", "_ends_at", "_error", "_got_bytes", "_handler", "_has_end", "_head_bytes"),
         *("_held", "_host", "_keeps", "_limits", "_loop", "_parser", "_parts", "_silent_since", "_sink", "_stage"),
-        *("_state", "_sweep", "_transport", "_waiter", "content_type", "due_at", "retry_after", "status"),
+        *("_state", "_sweep", "_transport", "_waiter", "connection", "content_type", "due_at", "retry_after", "status"),
     )
 
     def __init__(
@@ -74,7 +76,8 @@ class Exchange(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._state = _IDLE
-        self._connection: Connection | None = None
+        #: the pool's own for the request that runs; None when none does
+        self.connection: Connection | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
         self._parts: list[bytes] = []
@@ -93,17 +96,20 @@ class Exchange(asyncio.Protocol):
 
     def ask(self, connection: Connection, head: bytes, body: bytes) -> None:
         """Send a request on `connection`, which is this protocol's own and idle."""
-        self._connection = connection
+        self.connection = connection
         self._reset()
         self._state = _HEAD
         now = self._loop.time()
         self._stage = _FIRST_BYTE
-        self._ends_at = now + self._limits.total_s
+        self._ends_at = math.inf
         self._silent_since: float | None = now
         self._doubted: float | None = None
-        self.due_at = min(now + self._limits.first_byte_s, self._ends_at)
+        self.due_at = now + self._limits.first_byte_s
         self._sweep.add(self)
-        self._transport.writelines((head, body))
+        if len(body) < _SHORT_BODY:
+            self._transport.write(head + body)  # one send(2) is cheaper than a writev(2), unless it costs a long copy
+        else:
+            self._transport.writelines((head, body))
 
     async def begun(self) -> None:
         """
@@ -145,8 +151,6 @@ class Exchange(asyncio.Protocol):
             self._pour()
         if self._sink is not None:
             await self._wait()
-        if self._state is _BROKEN:
-            raise self._failure()
 
     def pause(self) -> None:
         """Read no more from the model server: the client is slow. Its silence counts for nobody."""
@@ -162,14 +166,14 @@ class Exchange(asyncio.Protocol):
 
     async def settle(self) -> None:
         """See `Answer`. Nobody waits: the end may come while the connection is back in nobody's hands."""
-        if self._state is _BODY and self._connection is not None:
+        if self._state is _BODY and self.connection is not None:
             self._sink = _ignore
             self._ends_at = self.due_at = self._loop.time() + _SETTLE_S
             self._transport.resume_reading()
 
     def close(self) -> None:
         """See `Answer`."""
-        if self._connection is not None and self._sink is not _ignore:
+        if self.connection is not None and self._sink is not _ignore:
             self._end()
 
     # --- between reader and transport
@@ -202,8 +206,10 @@ class Exchange(asyncio.Protocol):
             if self._parts:
                 wants_more = self._sink(self._take())
             if wants_more and self._state is _DONE:
-                wants_more = self._sink(b"")
+                self._sink(b"")
                 wants_more = False
+            if wants_more and self._state is _BROKEN:
+                raise self._failure()
         except Exception as exc:
             self._sink = None
             if self._waiter is None:
@@ -211,7 +217,7 @@ class Exchange(asyncio.Protocol):
             if not self._waiter.done():
                 self._waiter.set_exception(exc)
             return
-        if not wants_more or self._state is _BROKEN:
+        if not wants_more:
             self._sink = None
             self._wake()
 
@@ -237,7 +243,7 @@ class Exchange(asyncio.Protocol):
 
     def _end(self) -> None:
         """Give the connection back: to the pool after a whole answer, else closed."""
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         self._sink = None
         self._sweep.discard(self)
         self._parts.clear()
@@ -246,6 +252,7 @@ class Exchange(asyncio.Protocol):
         is_clean = self._state is _DONE and self._keeps and not self._transport.get_write_buffer_size()
         self._state = _IDLE if is_clean else _BROKEN
         if is_clean:
+            self._transport.resume_reading()  # the bytes that stopped it may have been the last
             connection.release()
         else:
             self._transport.abort()  # what has not been sent yet is of no use
@@ -303,6 +310,11 @@ class Exchange(asyncio.Protocol):
 
     # --- the parser's side
 
+    def on_message_begin(self) -> None:
+        """Bytes of one more answer, that was not asked for, end the connection; the parser is in the midst of it."""
+        if self._state is _DONE:
+            self._keeps = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note the few headers that are read. A trailer is none of them, nor is the head of an answer not asked for."""
         if self._state is not _HEAD:
@@ -336,22 +348,20 @@ class Exchange(asyncio.Protocol):
         self._silent_since = now
         if self._stage == _FIRST_BYTE:
             self._stage = _BETWEEN_BYTES
-            self.due_at = min(now + self._limits.between_bytes_s, self._ends_at)  # it may be the shorter one
+            self.due_at = now + self._limits.between_bytes_s  # it may be the shorter one
         if self._held > _MOST_HELD and self._sink is None:
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        """The answer is whole. One more that was not asked for ends the connection."""
+        """The answer is whole."""
         if self._state is _BODY:
             self._state = _DONE
             self._keeps = self._parser.should_keep_alive()
-        elif self._state is _DONE:
-            self._keeps = False
 
     # --- the sweep's side
 
     def ring(self, now: float) -> None:
-        """A deadline may be over: see `Limits` for what counts."""
+        """A deadline may be over: see `Limits` for what counts. The limit in total is the route's."""
         is_first = self._stage == _FIRST_BYTE
         limit = self._limits.first_byte_s if is_first else self._limits.between_bytes_s
         since = now if self._silent_since is None else self._silent_since
@@ -360,8 +370,6 @@ class Exchange(asyncio.Protocol):
             return
         if self._sink is _ignore:
             self._end()
-        elif self._ends_at <= now:
-            self._break(UpstreamTimeout(f"timeout_s: the request took longer than {self._limits.total_s:g} s"))
         elif self._doubted != since:
             self._doubted = since
         else:

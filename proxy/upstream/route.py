@@ -52,8 +52,12 @@ class Server(NamedTuple):
         if isinstance(exc, aiohttp.ClientConnectorError):
             return UpstreamUnavailable(f"Cannot connect to the model server at {self.host}: {_reason(exc)}.")
         if isinstance(exc, aiohttp.ClientResponseError):
-            return UpstreamProtocolError(f"The model server at {self.host} did not answer in HTTP.")
+            return self.not_http()
         return UpstreamProtocolError(f"The model server at {self.host} closed the connection without an answer.")
+
+    def not_http(self) -> UpstreamProtocolError:
+        """Return the error of an answer that is none."""
+        return UpstreamProtocolError(f"The model server at {self.host} did not answer in HTTP.")
 
     def cannot_connect_in_time(self) -> UpstreamTimeout:
         """Return the error of the timer for connecting."""

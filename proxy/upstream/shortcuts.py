@@ -7,6 +7,12 @@ Which shortcuts the hot path takes: how far it leaves aiohttp's own objects.
     push      + pieces of a stream go from socket to socket without a switch of tasks  edge/relay.py
 
 Each says and does the same as the plain way: tests/edge/test_shortcuts.py compares them byte by byte.
+
+What the proxy's processor time becomes, side by side (2026-11-23, CPython 3.11.7, two shared cores, 8 to 14 rounds):
+
+    answer    0.92 of none for a short request, 0.86 for a paced event
+    upstream  0.49 of none for a short request
+    push      0.87 of upstream for an event of 500 paced streams; nothing, or 5% more, where one read brings many
 """
 
 from typing import Final, Literal

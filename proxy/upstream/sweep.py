@@ -42,6 +42,8 @@ class Sweep:
 
     def _look(self) -> None:
         now = self._loop.time()
-        for watch in [watch for watch in self._watches if watch.due_at <= now]:
-            watch.ring(now)
-        self._handle = self._loop.call_later(PERIOD_S, self._look) if self._watches else None
+        try:
+            for watch in [watch for watch in self._watches if watch.due_at <= now]:
+                watch.ring(now)
+        finally:  # one that failed must not take every other deadline with it
+            self._handle = self._loop.call_later(PERIOD_S, self._look) if self._watches else None

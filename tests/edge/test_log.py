@@ -78,6 +78,7 @@ async def test_an_unexpected_error_inside_a_stream_ends_it_with_an_error_event(s
             raise RuntimeError(CONTENT)
 
         monkeypatch.setattr("proxy.upstream.exchange.Exchange.settle", failing)
+        monkeypatch.setattr("proxy.upstream.plain.PlainAnswer.settle", failing)
         async with proxy.chat(stream=True) as response:
             stream = await response.read()
 

@@ -149,7 +149,7 @@ async def test_a_running_stream_is_finished_and_nothing_new_is_accepted(start_pr
 
 async def test_a_kept_connection_is_told_to_go_elsewhere(start_process):
     async with ScriptedUpstream([STREAM_HEAD, event(text_chunk("a")), Do.WAIT_FOR_PEER]) as upstream:
-        proxy = await start_process(VLLM_BASE=upstream.url)
+        proxy = await start_process("--workers", "1", VLLM_BASE=upstream.url)
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"Connection: close" not in await reader.readuntil(b"\r\n\r\n")
