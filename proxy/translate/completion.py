@@ -99,7 +99,9 @@ def has_plain_text(answer: dict[str, Any], expectation: Expectation) -> bool:
     if type(choice.get("index", 0)) is not int:
         return False
     message = choice.get("message")
-    if type(message) is not dict or message.get("role") != "assistant" or message.get("tool_calls"):
+    if type(message) is not dict or message.get("role") != "assistant":
+        return False
+    if message.get("tool_calls") not in (None, []):
         return False
     if any(message.get(key) is not None for key in _SAYS_MORE):
         return False

@@ -1,8 +1,12 @@
 """What is remembered between requests: results of pure functions, by the very bytes they were made from."""
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 V = TypeVar("V")
+
+#: What an entry takes beside its bytes, reckoned high: its place in the dict, the key's object, the value's fields.
+_OVERHEAD: Final = 512
 
 
 class Memory(Generic[V]):
@@ -14,14 +18,23 @@ class Memory(Generic[V]):
     every hit), and what is in use stays.
     """
 
-    def __init__(self, *, max_bytes: int, max_count: int, max_key_bytes: int) -> None:
-        """Keep values for at most `max_bytes` of keys and `max_count` of them, none longer than `max_key_bytes`."""
-        self.max_key_bytes = max_key_bytes
+    def __init__(self, size_of: Callable[[V], int], *, max_bytes: int, max_key_bytes: int) -> None:
+        """
+        Keep keys and values of at most `max_bytes` together; no key is longer than `max_key_bytes`.
+
+        `size_of` returns how many bytes a value keeps alive beside its key.
+        """
+        self._size_of = size_of
+        self._max_key_bytes = max_key_bytes
         self._generation_bytes = max_bytes // 2
-        self._generation_count = max_count // 2
         self._young: dict[bytes, V] = {}
         self._old: dict[bytes, V] = {}
-        self._young_bytes = 0
+        self._young_bytes = self._old_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What all that is remembered takes, at most."""
+        return self._young_bytes + self._old_bytes
 
     def get(self, key: bytes) -> V | None:
         """Return what is remembered for `key`, None if nothing is."""
@@ -31,10 +44,14 @@ class Memory(Generic[V]):
         return value
 
     def put(self, key: bytes, value: V) -> None:
-        """Remember `value` for `key`, unless the key is too long."""
-        if len(key) > self.max_key_bytes:
+        """Remember `value` for `key`, which is not remembered yet, unless they are too long."""
+        if len(key) > self._max_key_bytes:
             return
-        if self._young_bytes + len(key) > self._generation_bytes or len(self._young) >= self._generation_count:
-            self._old, self._young, self._young_bytes = self._young, {}, 0
+        size = _OVERHEAD + len(key) + self._size_of(value)
+        if size > self._generation_bytes:
+            return
+        if self._young_bytes + size > self._generation_bytes:
+            self._old, self._old_bytes = self._young, self._young_bytes
+            self._young, self._young_bytes = {}, 0
         self._young[key] = value
-        self._young_bytes += len(key)
+        self._young_bytes += size

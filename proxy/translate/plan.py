@@ -27,9 +27,9 @@ from proxy.wire.chat import encode
 #: A request with more messages goes the plain way: it would push everybody else's out of memory.
 MOST_MESSAGES = 2000
 
-# Together at most 24 MiB of keys for each profile that is in use, and about as much of what they stand for.
-_MESSAGE_BYTES, _MESSAGES, _LONGEST_MESSAGE = 16 << 20, 16_384, 128 << 10
-_OFFER_BYTES, _OFFERS, _LONGEST_OFFER = 8 << 20, 256, 512 << 10
+# Together 12 MiB, keys and values, for each profile that is in use; `Memory` holds the bound. A worker uses one.
+_MESSAGE_BYTES, _LONGEST_MESSAGE = 8 << 20, 128 << 10
+_OFFER_BYTES, _LONGEST_OFFER = 4 << 20, 512 << 10
 
 _MOST_PLANS = 16
 _MOST_SETS_OF_RULES = 256
@@ -57,9 +57,9 @@ class Plan:
         self._steps = settled_steps(profile.rules)
         self._rules_by_names: dict[tuple[frozenset[str], bool], tuple[Rule, ...]] = {}
         self._messages: Memory[KnownMessage] = Memory(
-            max_bytes=_MESSAGE_BYTES, max_count=_MESSAGES, max_key_bytes=_LONGEST_MESSAGE
+            _size_of_message, max_bytes=_MESSAGE_BYTES, max_key_bytes=_LONGEST_MESSAGE
         )
-        self._offers: Memory[Offer] = Memory(max_bytes=_OFFER_BYTES, max_count=_OFFERS, max_key_bytes=_LONGEST_OFFER)
+        self._offers: Memory[Offer] = Memory(_size_of_offer, max_bytes=_OFFER_BYTES, max_key_bytes=_LONGEST_OFFER)
 
     def read_messages(self, chat: Chat, raws: list[Raw], log: RuleLog) -> None:
         """
@@ -81,7 +81,7 @@ class Plan:
             chat.ended_with = chat.messages[-1].role
 
     def _known(self, raw: Raw, index: int) -> KnownMessage:
-        # For the 38 messages of the 63 KB body reading costs 35 µs (clean) to 250, the look-ups 25 (2026-11-23).
+        # For the 38 messages of the 63 KB body reading costs 150 µs (clean) to 255 (2026-11-23).
         text = bytes(raw)
         known = self._messages.get(text)
         if known is None:
@@ -94,12 +94,13 @@ class Plan:
         """Do what `tools.read_tools` and the rules on definitions do, when they all can be done at once."""
         raw = chat.members.get("tools")
         if isinstance(raw, Raw):
-            # 110 µs for the 25 definitions of the 63 KB body as clients send them, 6 when remembered (2026-11-23).
+            # For the 25 definitions of the 63 KB body the rules cost 160 µs clean, 500 with repairs; copying and
+            # hashing the key takes 6 (2026-11-23).
             text = bytes(raw)
             offer = self._offers.get(text)
             if offer is None:
                 check_utf8(text)
-                offer = _offer(raw, self.profile)
+                offer = _offer(Raw(text), self.profile)  # `raw` would keep the whole body alive
                 if offer is not None:
                     self._offers.put(text, offer)
             if offer is not None:
@@ -109,7 +110,6 @@ class Plan:
 
     def rules_for(self, chat: Chat) -> tuple[Rule, ...]:
         """Return the rules that may find something to do, in order."""
-        # 40 rules that look for a member each cost 9 µs, this 1 (2026-11-23).
         key = (self._names.intersection(chat.members), chat.settled is not None)
         rules = self._rules_by_names.get(key)
         if rules is None:
@@ -138,7 +138,7 @@ def _offer(raw: Raw, profile: Profile) -> Offer | None:
         for rule in profile.rules:
             if rule in _DEFINITION_RULES and (path := rule(chat)) is not None:
                 changed[rule] = path
-    except InvalidRequest:
+    except (InvalidRequest, RecursionError):
         return None  # in its turn, behind other rules
     if sent and not chat.tools:
         return None  # until its rule leaves the last one out, `turns.user_beside_tools` sees it
@@ -146,6 +146,19 @@ def _offer(raw: Raw, profile: Profile) -> Offer | None:
     names = {tool.name: chat.tool_names.get(tool.name, tool.name) for tool in offered}
     custom = {name for name in chat.custom_tools if name in names}
     return Offer(offered, Raw(encode([tool.raw for tool in offered])), changed, names, custom)
+
+
+def _size_of_message(message: KnownMessage) -> int:
+    # The first text is often the key itself: counted again, to be on the safe side.
+    size = memoryview(message.text).nbytes + sum(64 + len(id_) for id_ in message.call_ids)
+    if message.text_with_wire_ids is not message.text:
+        size += memoryview(message.text_with_wire_ids).nbytes
+    return size
+
+
+def _size_of_offer(offer: Offer) -> int:
+    # Each definition is there twice, alone and in the list; a `Tool` and its names take less than 512 bytes.
+    return 2 * memoryview(offer.text).nbytes + sum(512 + len(name) for name in offer.names.values())
 
 
 # A profile has no hash: its options hold a mapping. A plan keeps its profile, so no id is of another one.

@@ -54,6 +54,7 @@ def translate_request(body: bytes, profile: Profile, *, strict: bool = False, us
         refuse_bad_utf8(body)  # first of all errors, wherever it was met
         raise
     except RecursionError:
+        refuse_bad_utf8(body)
         # Every decoder has a limit of its own; this is for what passed it and was too deep for a rule.
         raise InvalidRequest("The body is nested too deeply.", param="$") from None
 

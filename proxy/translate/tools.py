@@ -178,9 +178,9 @@ def _cleaned_text(schema: bytes) -> bytes | None:
 
 
 # Agents send the same schemas with every turn. Cleaning the 25 of the 63 KB body costs 100 µs, encoding and looking
-# them up 20 (2026-11-23). A memo of a pure function, at most 16 MiB: no answer depends on what it holds.
+# them up 20 (2026-11-23). A memo of a pure function, at most 4 MiB: no answer depends on what it holds.
 _REMEMBERED_BYTES = 8192
-_remembered_text = lru_cache(maxsize=1024)(_cleaned_text)
+_remembered_text = lru_cache(maxsize=256)(_cleaned_text)
 
 
 def legal_tool_names(chat: Chat) -> JsonPath | None:

@@ -80,7 +80,7 @@ def _calls(echoed: list[_EchoedCall] | None) -> tuple[list[ToolCall], bool]:
 
 
 def _has_extra_keys(echoed: _EchoedMessage) -> bool:
-    # Written out: half a microsecond, and three times that in a loop over their names.
+    # Written out: a loop over their names takes longer.
     return (
         echoed.refusal is not UNSET
         or echoed.annotations is not UNSET

@@ -128,6 +128,6 @@ def _checked_name(definition: bytes) -> str | None:
 
 
 # Agents send the same definitions with every turn. For the 25 of the 63 KB body the check costs 110 µs and the look-up
-# 10 (2026-11-23). A memo of a pure function, at most 8 MiB: no answer depends on what it holds.
+# 10 (2026-11-23). A memo of a pure function, at most 2 MiB: no answer depends on what it holds.
 _REMEMBERED_BYTES = 8192
-_remembered_name = lru_cache(maxsize=1024)(_checked_name)
+_remembered_name = lru_cache(maxsize=256)(_checked_name)

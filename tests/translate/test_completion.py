@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from proxy.errors import UpstreamProtocolError, UpstreamRejected
+from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamRejected
+from proxy.translate import completion
 from proxy.translate.answer_finish import SwallowedToolCall
 from proxy.translate.completion import translate_completion
 from proxy.wire.completion import Usage
@@ -281,3 +284,137 @@ def test_logprobs_of_a_whole_answer_are_played():
     body["choices"][0]["logprobs"] = {"content": []}
 
     assert b'"logprobs":{"content":[]}' in completion_as_stream(json.dumps(body).encode(), expect(tool_names=TOOLS))
+
+
+def either_way(body, expectation):
+    """What becomes of `body`, after having seen that it is the same where every choice is taken apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(completion, "has_plain_text", lambda *_: False)
+        expected = outcome(body, expectation)
+    assert outcome(body, expectation) == expected
+    return expected
+
+
+def outcome(body, expectation):
+    try:
+        return translate_completion(body, expectation)
+    except UpstreamError as exc:
+        return type(exc), str(exc), exc.status
+
+
+def takes_the_short_way(body, expectation):
+    return completion.has_plain_text(json.loads(body), expectation)
+
+
+ANSWER = json.loads(RECORDED) | {
+    "choices": [json.loads(RECORDED)["choices"][0] | {
+        "message": {"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": [], "reasoning": None},
+        "finish_reason": "stop",
+    }]
+}  # fmt: skip
+EXPECTATIONS = [
+    expect(),
+    expect(tool_names={}),
+    *(expect(tool_choice=choice) for choice in ("none", "required", "named")),
+    *(expect({"recover_tool_calls": mode}) for mode in ("off", "all")),
+    *(expect({"reasoning_field": name}) for name in ("untouched", "reasoning", "content", "drop")),
+    expect({"extract_think": False}),
+    expect({"extract_think": False}, tool_names={}),
+    expect({"strip_vendor_fields": False}),
+    expect({"reasoning_fallback": False, "named_finish": "stop", "trailing_text": "drop"}),
+    expect(legacy_functions=True),
+    expect(echoed_prefix="H"),
+    expect(max_tokens=14),
+    expect(max_tokens=2),
+    expect(PASSTHROUGH),
+]
+TEXTS = (
+    "Hi", "", " ", "\n", "Hi\n", "Hi \u2003", " Hi", "a[b", "[", "[TOOL_CALLS]", "[TOOL_CALLS]get_time{}",
+    '[TOOL_CALLS]get_weather[ARGS]{"city": "SF"}', "a < b", "<think>Hm</think>Yes", "[THINK]Hm[/THINK]Yes", "<",
+    " <think>", '{"name": "get_time", "arguments": {}}', 'get_time{"a": 1}', "get_time", "H", "é\x00",
+)  # fmt: skip
+ODD = (None, "", "x", 0, 1, -1, 1.5, 10**30, True, False, [], ["x"], {}, {"x": None})
+
+USUAL = {
+    "content": TEXTS,
+    "tool_calls": (None, [], [WEATHER], [{**WEATHER, "index": 0}]),
+    "finish_reason": ("stop", "length", "tool_calls", "model_length", "abort", "error"),
+    "choices": ([], [ANSWER["choices"][0]] * 2),
+    "error": ({"message": "no", "code": 503},),
+    "usage": ({}, {"prompt_tokens": 1, "completion_tokens": 14}, {"completion_tokens": 2, "x": 1}),
+    "reasoning": ("Hm",),
+    "role": ("tool",),
+    "index": (1,),
+}  # fmt: skip
+
+
+@st.composite
+def answers(draw):
+    """One choice of text, in which a few members are something else, absent, or new."""
+    answer = json.loads(json.dumps(ANSWER))
+    choice = answer["choices"][0]
+    holders = {"message": choice["message"], "choice": choice, "usage": answer["usage"], "answer": answer}
+    choice["message"]["content"] = draw(st.sampled_from(("Hi", *TEXTS)))
+    for _ in range(draw(st.integers(0, 3))):
+        holder = holders[draw(st.sampled_from(sorted(holders)))]
+        name = draw(st.sampled_from(sorted({*holder, "x", "error", "audio", "reasoning_content", "function_call"})))
+        if draw(st.booleans()):
+            holder[name] = draw(st.sampled_from((*USUAL.get(name, ()), None)) | st.sampled_from(ODD))
+        else:
+            holder.pop(name, None)
+    return answer
+
+
+many = settings(max_examples=1500, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@many
+@given(answer=answers(), expectation=st.sampled_from(EXPECTATIONS))
+def test_the_short_way_of_plain_text_gives_the_same(answer, expectation):
+    either_way(json.dumps(answer).encode(), expectation)
+
+
+@pytest.mark.parametrize("expectation", EXPECTATIONS)
+def test_every_text_and_every_odd_value_gives_the_same_the_short_way(expectation):
+    choice = ANSWER["choices"][0]
+    message = choice["message"]
+    odd_messages = [message | {name: value} for name in message for value in ODD]
+    odd_choices = [choice | {name: value} for name in choice for value in ODD]
+    odd_usages = [ANSWER["usage"] | {name: value} for name in ANSWER["usage"] for value in ODD]
+    bodies = [
+        *(ANSWER | {"choices": [choice | {"message": message | {"content": text}}]} for text in TEXTS),
+        *(ANSWER | {"choices": [choice | {"message": changed}]} for changed in odd_messages),
+        *(ANSWER | {"choices": [changed]} for changed in odd_choices),
+        *(ANSWER | {"usage": usage} for usage in odd_usages),
+        *(ANSWER | {name: value} for name in ANSWER for value in ODD),
+        *({key: value for key, value in ANSWER.items() if key != name} for name in ANSWER),
+        ANSWER | {"choices": [choice, choice | {"index": 1}]},
+        json.loads(RECORDED),
+    ]
+    for body in bodies:
+        either_way(json.dumps(body).encode(), expectation)
+    either_way(json.dumps(ANSWER, ensure_ascii=False).encode() + b"\xff", expectation)
+    either_way(json.dumps(ANSWER).encode().replace(b"Hi", b"H\xff"), expectation)
+
+
+@pytest.mark.parametrize(
+    ("content", "facts", "is_short"),
+    [
+        ("Hi", {}, True),
+        ("Hi\n", {}, False),
+        ("Hi\n", {"tool_names": {}}, True),
+        ("a < b", {}, False),
+        ("a < b", {"options": {"extract_think": False}}, True),
+        ("a[b", {"options": {"extract_think": False}}, False),
+        ("a[b", {"options": {"extract_think": False}, "tool_names": {}}, True),
+        ("Hi", {"tool_choice": "required"}, False),
+        ("Hi", {"options": {"recover_tool_calls": "all"}}, False),
+        ("Hi", {"echoed_prefix": "H"}, False),
+        ("", {}, False),
+    ],
+)
+def test_text_in_which_no_rule_can_find_anything_goes_the_short_way(content, facts, is_short):
+    choice = ANSWER["choices"][0]
+    body = json.dumps(ANSWER | {"choices": [choice | {"message": choice["message"] | {"content": content}}]}).encode()
+
+    assert takes_the_short_way(body, expect(**facts)) is is_short
