@@ -104,14 +104,14 @@ class DirectRoute:
         handler, transport = connection.protocol, connection.transport
         if handler is None or transport is None:
             connection.close()
-            raise self._server.failure(aiohttp.ServerDisconnectedError())
+            raise self._server.no_answer()
         exchange = transport.get_protocol()
         if type(exchange) is Exchange:
             return exchange, connection, True
         if handler.should_close:  # bytes came before the request went out, and aiohttp's protocol has them
             connection.close()
             raise self._server.not_http()
-        exchange = Exchange(handler, transport, self._server.host, self._limits, self._sweep)
+        exchange = Exchange(handler, transport, self._server, self._limits, self._sweep)
         transport.set_protocol(exchange)
         return exchange, connection, False
 

@@ -14,7 +14,6 @@ and `Connection.close()`; tests/upstream/test_exchange.py holds them.
 """
 
 import asyncio
-import math
 from enum import Enum, auto
 from typing import Final
 
@@ -23,6 +22,7 @@ from aiohttp.connector import Connection
 
 from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from proxy.upstream.answer import Limits, Sink
+from proxy.upstream.route import Server
 from proxy.upstream.sweep import Sweep
 from proxy.wire import headers as wire
 
@@ -60,17 +60,17 @@ class Exchange(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_doubted", "_ends_at", "_error", "_got_bytes", "_handler", "_has_end", "_head_bytes"),
-        *("_held", "_host", "_keeps", "_limits", "_loop", "_parser", "_parts", "_silent_since", "_sink", "_stage"),
+        *("_doubted", "_error", "_got_bytes", "_handler", "_has_end", "_head_bytes"),
+        *("_held", "_keeps", "_limits", "_loop", "_parser", "_parts", "_server", "_silent_since", "_sink", "_stage"),
         *("_state", "_sweep", "_transport", "_waiter", "connection", "content_type", "due_at", "retry_after", "status"),
     )
 
     def __init__(
-        self, handler: asyncio.Protocol, transport: asyncio.Transport, host: str, limits: Limits, sweep: Sweep
+        self, handler: asyncio.Protocol, transport: asyncio.Transport, server: Server, limits: Limits, sweep: Sweep
     ) -> None:
         self._handler = handler
         self._transport = transport
-        self._host = host
+        self._server = server
         self._limits = limits
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
@@ -101,7 +101,6 @@ class Exchange(asyncio.Protocol):
         self._state = _HEAD
         now = self._loop.time()
         self._stage = _FIRST_BYTE
-        self._ends_at = math.inf
         self._silent_since: float | None = now
         self._doubted: float | None = None
         self.due_at = now + self._limits.first_byte_s
@@ -168,7 +167,7 @@ class Exchange(asyncio.Protocol):
         """See `Answer`. Nobody waits: the end may come while the connection is back in nobody's hands."""
         if self._state is _BODY and self.connection is not None:
             self._sink = _ignore
-            self._ends_at = self.due_at = self._loop.time() + _SETTLE_S
+            self.due_at = self._loop.time() + _SETTLE_S
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -275,7 +274,7 @@ class Exchange(asyncio.Protocol):
             self._keeps = False
             self._break(self._broken_off())
         if self._state is _HEAD and self._head_bytes > _LONGEST_HEAD:
-            self._break(self._not_http())
+            self._break(self._server.not_http())
         elif self._state is not _HEAD:
             self._deliver()
 
@@ -290,7 +289,7 @@ class Exchange(asyncio.Protocol):
             self._keeps = False
             self._deliver()
         elif self._state is _HEAD and not self._got_bytes:
-            self._break(Stale(f"The model server at {self._host} closed the connection without an answer."))
+            self._break(Stale(self._server.no_answer().message))
         else:
             self._break(self._broken_off())
 
@@ -301,12 +300,7 @@ class Exchange(asyncio.Protocol):
         """See `pause_writing`."""
 
     def _broken_off(self) -> UpstreamError:
-        if self._state is _HEAD:
-            return self._not_http()
-        return UpstreamProtocolError(f"The model server at {self._host} broke off its answer.")
-
-    def _not_http(self) -> UpstreamError:
-        return UpstreamProtocolError(f"The model server at {self._host} did not answer in HTTP.")
+        return self._server.not_http() if self._state is _HEAD else self._server.broken_off()
 
     # --- the parser's side
 
@@ -362,15 +356,16 @@ class Exchange(asyncio.Protocol):
 
     def ring(self, now: float) -> None:
         """A deadline may be over: see `Limits` for what counts. The limit in total is the route's."""
+        if self._sink is _ignore:
+            self._end()
+            return
         is_first = self._stage == _FIRST_BYTE
         limit = self._limits.first_byte_s if is_first else self._limits.between_bytes_s
         since = now if self._silent_since is None else self._silent_since
-        self.due_at = min(since + limit, self._ends_at)
+        self.due_at = since + limit
         if self.due_at > now:
             return
-        if self._sink is _ignore:
-            self._end()
-        elif self._doubted != since:
+        if self._doubted != since:
             self._doubted = since
         else:
             self._break(UpstreamTimeout(f"{self._stage}_timeout_s: the model server was silent for {limit:g} s"))

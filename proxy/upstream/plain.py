@@ -16,7 +16,6 @@ from typing import Any, Final
 import aiohttp
 from multidict import CIMultiDict, istr
 
-from proxy.errors import UpstreamProtocolError
 from proxy.upstream.answer import Answer, Limits
 from proxy.upstream.route import Server, Sessions, Target
 from proxy.upstream.timers import Timers
@@ -33,12 +32,12 @@ _CONTENT_LENGTH: Final = istr("Content-Length")
 class PlainAnswer:
     """See `Answer`."""
 
-    __slots__ = ("_connection_closed", "_host", "_response", "_timers", "content_type", "retry_after", "status")
+    __slots__ = ("_connection_closed", "_response", "_server", "_timers", "content_type", "retry_after", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, timers: Timers, host: str) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, timers: Timers, server: Server) -> None:
         self._response = response
         self._timers = timers
-        self._host = host
+        self._server = server
         self._connection_closed = _watch(response, self._note_closed)
         self.status = response.status
         self.content_type = response.headers.get("Content-Type")
@@ -50,7 +49,7 @@ class PlainAnswer:
         try:
             piece = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as exc:
-            raise UpstreamProtocolError(f"The model server at {self._host} broke off its answer.") from exc
+            raise self._server.broken_off() from exc
         self._timers.arrived()
         return piece
 
@@ -113,7 +112,7 @@ class PlainRoute:
                 response = await self._start(headers, body)
             except (aiohttp.ClientError, OSError) as exc:
                 raise self._server.failure(exc) from exc
-            answer = PlainAnswer(response, timers, self._server.host)
+            answer = PlainAnswer(response, timers, self._server)
             try:
                 yield answer
             finally:

@@ -53,7 +53,15 @@ class Server(NamedTuple):
             return UpstreamUnavailable(f"Cannot connect to the model server at {self.host}: {_reason(exc)}.")
         if isinstance(exc, aiohttp.ClientResponseError):
             return self.not_http()
+        return self.no_answer()
+
+    def no_answer(self) -> UpstreamProtocolError:
+        """Return the error of a connection that closed before an answer's status line had come."""
         return UpstreamProtocolError(f"The model server at {self.host} closed the connection without an answer.")
+
+    def broken_off(self) -> UpstreamProtocolError:
+        """Return the error of an answer that did not come to its end."""
+        return UpstreamProtocolError(f"The model server at {self.host} broke off its answer.")
 
     def not_http(self) -> UpstreamProtocolError:
         """Return the error of an answer that is none."""
