@@ -70,6 +70,7 @@ async def start_process() -> AsyncIterator[StartProcess]:
 
 
 async def run_proxy(*flags: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start the proxy on a free port, as the leader of a process group: its workers can be signalled with it."""
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "PYTHONPATH")}
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -77,6 +78,7 @@ async def run_proxy(*flags: str, **environment: str) -> asyncio.subprocess.Proce
         env=inherited | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
 
 

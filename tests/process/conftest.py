@@ -5,13 +5,14 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest_asyncio
+
+from tests.edge.test_serve import run_proxy
 
 #: Generous: the machine may do something else.
 DEADLINE_S = 20
@@ -86,18 +87,6 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
-
-
-async def run_proxy(*flags: str, **environment: str) -> asyncio.subprocess.Process:
-    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "PYTHONPATH")}
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "proxy", "serve", "--port", "0", *flags),
-        env=inherited | environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
 
 
 async def ended(process: asyncio.subprocess.Process) -> str:

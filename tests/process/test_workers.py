@@ -13,8 +13,9 @@ import aiohttp
 import pytest
 
 from proxy.process.address import HeldAddress
+from tests.edge.test_serve import run_proxy
 from tests.fakes import DONE, STREAM_END, STREAM_HEAD, Do, ScriptedUpstream, event, text_chunk
-from tests.process.conftest import DEADLINE_S, ended, is_running, run_proxy, until
+from tests.process.conftest import DEADLINE_S, ended, is_running, until
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="asks Linux which process has a connection")
 
