@@ -66,6 +66,13 @@ class NotFound(ClientError):
     code = "not_found"
 
 
+class ModelNotFound(ClientError):
+    """No upstream is there for the model; OpenAI's own code."""
+
+    status = 404
+    code = "model_not_found"
+
+
 class MethodNotAllowed(ClientError):
     """The path exists, the method does not; `headers` carries Allow."""
 

@@ -21,6 +21,8 @@ def in_words(kind: Any) -> str:
         return " or ".join(get_args(base))
     if get_origin(base) is UnionType:
         return " or ".join(in_words(arg) for arg in get_args(base))
+    if is_structured(base):
+        return "JSON list" if get_origin(base) is tuple else "JSON object"
     return _TYPE_WORDS[get_origin(base) or base] + bounds
 
 
@@ -43,6 +45,11 @@ def _bounds(kind: Any) -> str:
 
 
 _LIMITS: Final = (("gt", "more than"), ("ge", "at least"), ("le", "at most"))
+
+
+def is_structured(base: Any) -> bool:
+    """Whether a value holds records with names of their own: tables in a file, JSON in a text."""
+    return any(isinstance(arg, type) and issubclass(arg, msgspec.Struct) for arg in get_args(base))
 
 
 def plain(kind: Any) -> Any:
@@ -68,7 +75,7 @@ def from_text(kind: Any, text: str) -> Any:
         ValueError: it cannot be read as one, or is out of bounds.
     """
     base = plain(kind)
-    reader = _READERS.get(get_origin(base) or base, str)
+    reader = msgspec.json.decode if is_structured(base) else _READERS.get(get_origin(base) or base, str)
     try:
         value = reader(text)
     except msgspec.DecodeError:
@@ -94,7 +101,10 @@ _READERS: Final[Mapping[Any, Callable[[str], Any]]] = MappingProxyType(
 def _fitted(kind: Any, value: Any, given: Any, *, strict: bool) -> Any:
     try:
         return msgspec.convert(value, kind, strict=strict)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as exc:
+        if is_structured(plain(kind)):
+            # names what is wrong and where; it quotes types and names, never a value
+            raise ValueError(f"{str(exc)[:1].lower()}{str(exc)[1:]}") from None
         got = f", got {given!r}" if _is_quotable(kind, given) else ""
         raise ValueError(f"expected {in_words(kind)}{got}") from None
 
@@ -106,22 +116,38 @@ def _is_quotable(kind: Any, given: Any) -> bool:
     return is_choice and isinstance(given, str | int | float) and len(str(given)) <= 40
 
 
+def base_urls(urls: str) -> str:
+    """
+    Return upstreams' URLs in the form that `base_url` gives each, commas between them.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    return ",".join(base_url(url.strip(" ")) for url in urls.split(",") if url.strip(" "))
+
+
 def base_url(url: str) -> str:
     """
     Return an upstream's URL without a trailing slash and without a trailing `/v1`; "" stays "".
+
+    `unix:` and a path is a socket of this machine; it stays as it is.
 
     Raises:
         ValueError: it is not a plain http(s) URL. Credentials belong into the key, not into the URL.
     """
     if not url:
         return ""
+    if url.startswith("unix:"):
+        if not re.fullmatch(r"unix:/[^\s\\?#]+", url):
+            raise ValueError("expected unix:/PATH")
+        return url
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # its text quotes a part of the URL
         is_url = False
     if not is_url or re.search(r"[\s\\]", url):
-        raise ValueError("expected http://HOST[:PORT][/PREFIX] or https://HOST[:PORT][/PREFIX]")
+        raise ValueError("expected http://HOST[:PORT][/PREFIX], https://HOST[:PORT][/PREFIX] or unix:/PATH")
     if "@" in parts.netloc:
         raise ValueError("the URL must not hold a user name or a password")
     if "?" in url or "#" in url:
@@ -139,3 +165,25 @@ def header_token(token: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]*", token):
         raise ValueError("the key must be printable ASCII without spaces, since it travels in a header")
     return token
+
+
+def header_tokens(tokens: str) -> str:
+    """
+    Return bearer tokens, with commas between them.
+
+    Raises:
+        ValueError: one would not survive a header.
+    """
+    return ",".join(header_token(token.strip()) for token in tokens.split(",") if token.strip())
+
+
+def header_name(name: str) -> str:
+    """
+    Return the name of a header (RFC 9110, 5.1).
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+        raise ValueError("expected the name of a header")
+    return name

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from proxy.edge.routes import Edge
 from proxy.edge.server import listening, opened
 from proxy.observe.logs import LIBRARIES, configure_logs
 from proxy.process.serve import new_metrics
+from proxy.upstream.answer import Answer, Limits
+from proxy.upstream.replica import Sight
+from proxy.upstream.route import Asking
 from tests.fakes import until
 
 
@@ -53,6 +56,18 @@ class Log:
         return self.lines(event)[0]
 
 
+class Client:
+    """The shortest way to an exchange with an upstream: `async with client.models("id") as answer`."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.connections = edge.pool.replicas[0].connections
+        config = edge.config
+        self._limits = Limits(first_byte_s=config.first_byte_timeout_s, between_bytes_s=config.between_bytes_timeout_s)
+
+    def models(self, request_id: str) -> AbstractAsyncContextManager[Answer]:
+        return self.connections.models(Asking(None, request_id, self._limits))
+
+
 class Proxy:
     """A running proxy: `url`, `log`, `edge`, and a client `session` for it."""
 
@@ -68,6 +83,10 @@ class Proxy:
         body = {"model": "devstral", "messages": [{"role": "user", "content": "Hi"}]} | fields
         return self.session.post(f"{self.url}/v1/chat/completions", json=body)
 
+    @property
+    def client(self) -> Client:
+        return Client(self.edge)
+
     async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send bytes on a connection of their own."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -81,14 +100,26 @@ StartProxy = Callable[..., Awaitable[Proxy]]
 
 @pytest_asyncio.fixture
 async def start_proxy(tmp_path: Path) -> AsyncIterator[StartProxy]:
-    """`await start_proxy(upstream.url, read_timeout_s=0.1)`: a proxy for that upstream, stopped after the test."""
+    """
+    `await start_proxy(upstream.url, read_timeout_s=0.1)`: a proxy for that upstream, stopped after the test.
+
+    It has looked at each upstream's /health once, and looks again where a test sets `health_interval_s`.
+    """
     numbers = itertools.count()
 
     async def started(vllm_base: str, **settings: Any) -> Proxy:
         path = tmp_path / f"proxy-{next(numbers)}.log"
-        defaults = Config(vllm_base=vllm_base, log_file=str(path), debug=True, shortcuts=SHORTCUTS)
+        defaults = Config(
+            vllm_base=vllm_base,
+            log_file=str(path),
+            debug=True,
+            shortcuts=SHORTCUTS,
+            profile="vllm-mistral-tokenizer",
+            health_interval_s=3600,
+        )
         config = msgspec.structs.replace(defaults, **settings)
         edge = await running.enter_async_context(opened(config, configure_logs(config), new_metrics()))
+        await until(lambda: all(replica.sight is not Sight.UNSEEN for replica in edge.pool.replicas))
         server = await running.enter_async_context(listening(edge, "127.0.0.1", 0))
         timeout = aiohttp.ClientTimeout(total=20)
         session = await running.enter_async_context(aiohttp.ClientSession(timeout=timeout))

@@ -6,7 +6,8 @@ An upstream that plays a script over a real socket.
 
 A script is a sequence of steps: bytes to send, an `asyncio.Event` or a number of seconds to wait for, or one of the
 constants below. The n-th request gets the n-th script; when they run out, the last one is played again. After a script
-the connection stays open for the next request, as it does in HTTP/1.1.
+the connection stays open for the next request, as it does in HTTP/1.1. Questions for /health are answered with 200 and
+leave no trace, neither they nor their connections, unless the test wants to have them (`health=None`).
 """
 
 import asyncio
@@ -29,6 +30,10 @@ class Do(Enum):
 
 Step = bytes | float | asyncio.Event | Do
 Script = Sequence[Step]
+
+
+#: What /health is answered with.
+HEALTHY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 class Request:
@@ -57,10 +62,13 @@ class Request:
 class ScriptedUpstream:
     """A server on 127.0.0.1 that records what it gets and answers by script."""
 
-    def __init__(self, *scripts: Script, port: int = 0) -> None:
+    def __init__(self, *scripts: Script, port: int = 0, health: Script | None = (HEALTHY,)) -> None:
         self._scripts = scripts
         self._port = port
+        self.health = health
+        self.health_checks = 0
         self._connections: set[_Connection] = set()
+        self._probes: set[_Connection] = set()
         self.requests: list[Request] = []
         self.connections_made = 0
         #: set when a request has arrived
@@ -80,7 +88,7 @@ class ScriptedUpstream:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for connection in list(self._connections):
+        for connection in [*self._connections, *self._probes]:
             await connection.stop()
 
     @property
@@ -102,6 +110,7 @@ class _Connection(asyncio.Protocol):
         self._received = bytearray()
         self._more = asyncio.Event()
         self._peer_left = asyncio.Event()
+        self._has_asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
@@ -122,11 +131,14 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._note_peer_left()
         self._upstream._connections.discard(self)
+        self._upstream._probes.discard(self)
 
     def _note_peer_left(self) -> None:
         self._peer_left.set()
         self._more.set()
-        self._upstream.left.set()
+        # A look at /health that ends before it is read is none of the test's requests either.
+        if self._has_asked and self not in self._upstream._probes:
+            self._upstream.left.set()
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -135,11 +147,25 @@ class _Connection(asyncio.Protocol):
 
     async def _run(self) -> None:
         while (request := await self._request()) is not None:
-            self._upstream.requests.append(request)
-            self._upstream.asked.set()
-            for step in self._upstream.next_script():
+            self._has_asked = True
+            if request.target == "/health" and self._upstream.health is not None:
+                self._become_probe()
+                script = self._upstream.health
+            else:
+                self._upstream.requests.append(request)
+                self._upstream.asked.set()
+                script = self._upstream.next_script()
+            for step in script:
                 await self._play(step)
         self.transport.close()
+
+    def _become_probe(self) -> None:
+        upstream = self._upstream
+        upstream.health_checks += 1
+        if self not in upstream._probes:
+            upstream._probes.add(self)
+            upstream._connections.discard(self)
+            upstream.connections_made -= 1
 
     async def _play(self, step: Step) -> None:
         if isinstance(step, bytes):

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import MASK, OPTIONS, SETTINGS, Config, ConfigError, load_config, masked
+from proxy.config import (
+    MASK,
+    OPTIONS,
+    SETTINGS,
+    Backend,
+    Config,
+    ConfigError,
+    ModelSettings,
+    checked_backends,
+    load_config,
+    masked,
+)
 
 SECRET = "sk-canary-7f3a91"
 
@@ -35,6 +46,16 @@ SAMPLES = {
     "host": ("0.0.0.0", '"0.0.0.0"', "0.0.0.0"),
     "port": ("0", "0", 0),
     "workers": ("4", "4", 4),
+    "backends": (
+        '[{"url": "http://a:1"}, {"url": "unix:/run/b.sock", "name": "b", "weight": 2, "models": ["m"]}]',
+        '[{url = "http://a:1"}, {url = "unix:/run/b.sock", name = "b", weight = 2, models = ["m"]}]',
+        (Backend(url="http://a:1"), Backend(url="unix:/run/b.sock", name="b", weight=2.0, models=("m",))),
+    ),
+    "models": (
+        '{"devstral": {"first_byte_timeout_s": 900}}',
+        "{devstral = {first_byte_timeout_s = 900}}",
+        {"devstral": ModelSettings(first_byte_timeout_s=900.0)},
+    ),
     "profile": ("vllm-hf-template", '"vllm-hf-template"', "vllm-hf-template"),
     "options": ("bridge=never", "{bridge = 'never'}", {"bridge": "never"}),
     "strict": ("yes", "true", True),
@@ -53,6 +74,29 @@ SAMPLES = {
     "max_event_bytes": ("65536", "65536", 65536),
     "shortcuts": ("none", '"none"', "none"),
     "drain_timeout_s": ("0", "0", 0.0),
+    "drain_delay_s": ("0", "0", 0.0),
+    "reuse_port": ("on", "true", True),
+    "watch_config_s": ("0", "0", 0.0),
+    "longest_timeout_s": ("60", "60", 60.0),
+    "header_timeout_s": ("3", "3", 3.0),
+    "client_idle_s": ("60", "60", 60.0),
+    "balance": ("prefix", '"prefix"', "prefix"),
+    "session_header": ("x-conversation", '"x-conversation"', "x-conversation"),
+    "zone": ("eu-1a", '"eu-1a"', "eu-1a"),
+    "dns_refresh_s": ("30", "30", 30.0),
+    "health_interval_s": ("1.5", "1.5", 1.5),
+    "eject_after": ("3", "3", 3),
+    "eject_s": ("2", "2", 2.0),
+    "slow_start_s": ("0", "0", 0.0),
+    "wedge_timeout_s": ("0", "0", 0.0),
+    "max_attempts": ("1", "1", 1),
+    "retry_budget": ("0.1", "0.1", 0.1),
+    "failover": ("off", '"off"', "off"),
+    "max_in_flight": ("100", "100", 100),
+    "max_queue": ("0", "0", 0),
+    "queue_timeout_s": ("1", "1", 1.0),
+    "batch_keys": (f"{SECRET},k2", f'"{SECRET},k2"', f"{SECRET},k2"),
+    "max_buffered_bytes": ("1048576", "1048576", 1048576),
 }
 
 
@@ -205,6 +249,72 @@ def test_a_proxy_in_front_of_itself_is_refused(host, url, refused):
         assert "vllm_base" in refusal("--host", host, "--vllm-base", url)
     else:
         assert load("--host", host, "--vllm-base", url).vllm_base == url
+
+
+def test_several_upstreams_may_stand_in_one_setting():
+    config = load(environ={"VLLM_BASE": "http://a:8000/v1, https://b/", "VLLM_API_KEY": SECRET})
+
+    assert config.vllm_base == "http://a:8000,https://b"
+    assert [(each.url, each.name, each.api_key) for each in checked_backends(config)] == [
+        ("http://a:8000", "a:8000", SECRET),
+        ("https://b", "b:443", SECRET),
+    ]
+
+
+def test_a_backend_has_its_own_key_profile_and_name_or_the_common_ones():
+    files = {
+        "p.toml": """
+            vllm_api_key = "common"
+            profile = "vllm-hf-template"
+            [[backends]]
+            url = "http://a:1/v1/"
+            [[backends]]
+            url = "unix:/run/b.sock"
+            name = "b"
+            api_key_file = "b.key"
+            profile = "passthrough"
+            """,
+        "b.key": f"{SECRET}\n",
+    }
+
+    config = load("--config", "p.toml", files=files)
+
+    first, second = checked_backends(config)
+    assert (first.url, first.name, first.api_key, first.profile) == ("http://a:1", "a:1", "common", "vllm-hf-template")
+    assert (second.url, second.name, second.api_key, second.profile) == (
+        "unix:/run/b.sock",
+        "b",
+        SECRET,
+        "passthrough",
+    )
+    assert SECRET not in f"{masked(config)}{config!r}"
+
+
+BAD_BACKENDS = {
+    "no url": ("name = 'a'", "backends: object missing required field `url`"),
+    "unknown key": ("url = 'http://a'\nwight = 2", "object contains unknown field `wight`"),
+    "weight of nothing": ("url = 'http://a'\nweight = 0", "expected `float` > 0"),
+    "bad url": ("url = 'gpu:8000'", "backends[0]: expected http://HOST"),
+    "relative socket": ("url = 'unix:run/v.sock'", "expected unix:/PATH"),
+    "unknown profile": ("url = 'http://a'\nprofile = 'vlm'", "backends[0]: profile: use one of"),
+    "addresses of a socket": ("url = 'unix:/run/v.sock'\ndns = true", "a socket's path has no addresses"),
+    "certificates for http": ("url = 'http://a'\nca_file = 'ca.pem'", "only https:// has certificates"),
+    "two keys": ("url = 'http://a'\napi_key = 'k'\napi_key_file = 'f'", "api_key and api_key_file are both set"),
+    "key file that is absent": ("url = 'http://a'\napi_key_file = 'f'", "backends[0].api_key_file: cannot read f"),
+    "one name twice": ("url = 'http://a'\n[[backends]]\nurl = 'http://a:80'", "two upstreams are called a:80"),
+    "itself": ("url = 'http://b'\n[[backends]]\nurl = 'http://localhost:9000'", "points at the address"),
+}
+
+
+@pytest.mark.parametrize(("table", "problem"), BAD_BACKENDS.values(), ids=BAD_BACKENDS)
+def test_a_backend_that_cannot_be_used_is_refused(table, problem):
+    assert problem in refusal("--config", "p.toml", files={"p.toml": f"[[backends]]\n{table}"})
+
+
+def test_both_ways_to_name_upstreams_at_once_are_refused():
+    files = {"p.toml": "vllm_base = 'http://a'\n[[backends]]\nurl = 'http://b'"}
+
+    assert "vllm_base and backends are both set" in refusal("--config", "p.toml", files=files)
 
 
 BAD = {

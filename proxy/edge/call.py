@@ -163,6 +163,8 @@ class Call:
         }
         if self.record.rules:
             headers["x-proxy-rewrites"] = ",".join(self.record.rules)
+        if self.record.attempts:
+            headers["x-proxy-attempts"] = str(self.record.attempts)
         if more:
             headers.update(more)
         return headers

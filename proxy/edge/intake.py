@@ -13,7 +13,7 @@ from proxy.wire import headers as wire
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-async def read_json_body(request: web.BaseRequest, config: Config) -> bytes:
+async def read_json_body(request: web.BaseRequest, config: Config, place=None) -> bytes:
     """
     Return the request's body.
 

@@ -29,6 +29,11 @@ class Record(msgspec.Struct, kw_only=True):
     path: str
     model: str | None = None
     profile: str | None = None
+    replica: str | None = None
+    attempts: int = 0
+    retried: tuple[str, ...] = ()
+    failover: str | None = None
+    queue_ms: float | None = None
     stream: bool | None = None
     status: int = 0
     error: str | int | None = None

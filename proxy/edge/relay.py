@@ -1,9 +1,9 @@
 """
-POST /v1/chat/completions: one request through the core to the model server, and its answer back.
+POST /v1/chat/completions: one request through the core to a model server, and its answer back.
 
-    read body -> translate -> send -> status -+- 200, asked whole ---> read, translate, answer
-                                              +- 200, asked streamed -> piece by piece through the translator
-                                              +- anything else ------> its error, translated
+    its turn -> read body -> choose -> translate -> send -+- asked whole ----> read, translate, answer
+                                                          +- asked streamed -> piece by piece through the translator
+                                                          +- an error -------> translated
 
 The client's status line waits for the first bytes that a stream has for it: until then an error, also one that the
 model server sends as an event, gets a real status. Clients have been seen to ignore an error event inside a 200.
@@ -13,10 +13,7 @@ bytes go into the client's transport, and no task is switched. A client that rea
 server's socket.
 """
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -26,25 +23,21 @@ from proxy.edge.call import Call
 from proxy.edge.edge import Edge
 from proxy.edge.heartbeat import Heartbeat
 from proxy.edge.intake import read_json_body
+from proxy.edge.question import Question
 from proxy.edge.record import clipped, note_error
-from proxy.errors import ProxyError, UpstreamProtocolError
+from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError
 from proxy.translate.answer_replay import played
 from proxy.translate.completion import CompletionAnswer, translate_completion
-from proxy.translate.failure import translate_failure
-from proxy.translate.profile import Profile
-from proxy.translate.request import UpstreamRequest, asked_whole, translate_request
+from proxy.translate.request import UpstreamRequest
 from proxy.translate.stream import State, StreamTranslator
-from proxy.upstream.answer import Answer, read_at_most, read_whole
-from proxy.upstream.client import Upstream
+from proxy.upstream.answer import Answer, read_whole
+from proxy.upstream.attempts import Errand, Sending
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.shortcuts import takes
 from proxy.wire import headers as wire
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
 LONGEST_ANSWER: Final = 64 * 1024 * 1024
-LONGEST_FAILURE: Final = 1024 * 1024
-#: Translating so much takes about a millisecond: longer than what a stream's event may wait for.
-_LARGE_BODY: Final = 256 * 1024
 
 
 async def chat(edge: Edge, call: Call) -> web.StreamResponse:
@@ -54,54 +47,32 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
     Raises:
         ProxyError: before or after the status line went out; the boundary knows which.
     """
-    config, upstream = edge.config, edge.upstream
-    body = await read_json_body(call.request, config)
-    call.record.bytes_in = len(body)
-    user_agent = call.request.headers.get("User-Agent", "")
-    request = await _translated(edge, body, user_agent)
-    _note_request(call, request, edge.profile)
-    sent_at = call.stopwatch.ms()
-    try:
-        if request.stream:
-            async with Heartbeat(call, config.keep_alive_s, edge.sweep):
-                return await _answer_streamed(call, request, upstream, config)
-        async with _sent(call, request, upstream) as answer:
-            whole = await _whole_body(await _accepted(answer))
-    finally:
-        call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
-    translated = translate_completion(whole, request.expectation)
-    _note_answer(call, translated)
-    return await call.send(translated.body)
+    config = edge.config
+    async with edge.admission.place(edge.admission.priority(call.request.headers)) as place:
+        call.record.queue_ms = place.waited_ms
+        body = await read_json_body(call.request, config, place)
+        call.record.bytes_in = len(body)
+        question = Question(edge, call, body)
+        errand, request = await question.errand()
+        _note_request(call, request)
+        sent_at = call.stopwatch.ms()
+        try:
+            if request.stream:
+                async with Heartbeat(call, config.keep_alive_s, edge.sweep):
+                    return await _answer_streamed(edge, call, question, errand, config)
+            async with Sending(edge.pool, errand) as sent:
+                _note_request(call, sent.request)
+                whole = await whole_body(sent.answer)
+        finally:
+            call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
+        translated = translate_completion(whole, sent.request.expectation)
+        _note_answer(call, translated)
+        return await call.send(translated.body)
 
 
-async def _translated(edge: Edge, body: bytes, user_agent: str) -> UpstreamRequest:
-    """
-    Translate a request; a large one in a thread, so that the streams of others go on meanwhile.
-
-    The interpreter then gives the loop its turn every millisecond (process/worker.py).
-    """
-    work = partial(translate_request, body, edge.profile, strict=edge.config.strict, user_agent=user_agent)
-    if len(body) < _LARGE_BODY:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(edge.translator, work)
-
-
-def _sent(call: Call, request: UpstreamRequest, upstream: Upstream) -> AbstractAsyncContextManager[Answer]:
-    traceparent = wire.traceparent(call.request.headers.get("traceparent"))
-    return upstream.send(request, call.record.request_id, traceparent)
-
-
-async def models(call: Call, upstream: Upstream) -> web.StreamResponse:
-    """Answer with the model server's own list of models."""
-    async with upstream.models(call.record.request_id) as answer:
-        body = await _whole_body(await _accepted(answer))
-    return await call.send(body)
-
-
-def _note_request(call: Call, request: UpstreamRequest, profile: Profile) -> None:
+def _note_request(call: Call, request: UpstreamRequest) -> None:
     record = call.record
     record.model = clipped(request.model)
-    record.profile = profile.name
     record.stream = request.stream
     record.rules = request.rules_applied
 
@@ -114,24 +85,13 @@ def _note_answer(call: Call, answer: CompletionAnswer | StreamTranslator) -> Non
         record.tokens_in, record.tokens_out = answer.usage.prompt_tokens, answer.usage.completion_tokens
 
 
-async def _accepted(answer: Answer) -> Answer:
+async def whole_body(answer: Answer) -> bytes:
     """
-    Return `answer` if the model server took the request.
+    Return a JSON answer.
 
     Raises:
-        UpstreamError: the error that any other status than 200 stands for.
+        UpstreamError: it is something else, or broke off.
     """
-    if answer.status == 200:
-        return answer
-    if answer.status < 400:
-        raise UpstreamProtocolError(f"The model server answered with status {answer.status}, which is not followed.")
-    error = translate_failure(answer.status, await read_at_most(answer, LONGEST_FAILURE))
-    if answer.retry_after is not None:
-        error.headers["Retry-After"] = answer.retry_after
-    raise error
-
-
-async def _whole_body(answer: Answer) -> bytes:
     # Some servers leave the header out; what the body is, its decoder will say.
     if answer.content_type is not None and not wire.is_json(answer.content_type):
         raise _unexpected(answer)
@@ -139,10 +99,11 @@ async def _whole_body(answer: Answer) -> bytes:
 
 
 async def _answer_streamed(
-    call: Call, request: UpstreamRequest, upstream: Upstream, config: Config
+    edge: Edge, call: Call, question: Question, errand: Errand, config: Config
 ) -> web.StreamResponse:
-    async with _sent(call, request, upstream) as answer:
-        await _accepted(answer)
+    async with Sending(edge.pool, errand) as sent:
+        answer, request = sent.answer, sent.request
+        _note_request(call, request)
         if not request.upstream_stream or wire.is_json(answer.content_type):
             return await _played(call, answer, request, {})
         if not wire.is_event_stream(answer.content_type):
@@ -151,17 +112,18 @@ async def _answer_streamed(
         try:
             response = await _relayed(call, answer, translator, config)
         finally:
+            sent.failure = translator.error if isinstance(translator.error, UpstreamError) else None
             call.record.events = translator.events
             _note_answer(call, translator)
     if response is None:  # the parser of the model server swallowed the answer: asked whole, it may show it (R4)
-        async with _sent(call, asked_whole(request), upstream) as answer:
-            return await _played(call, await _accepted(answer), request, translator.begun)
+        async with Sending(edge.pool, question.asked_whole(errand, sent.replica)) as sent:
+            return await _played(call, sent.answer, sent.request, translator.begun)
     return response
 
 
 async def _played(call: Call, answer: Answer, request: UpstreamRequest, begun: Mapping[str, Any]) -> web.StreamResponse:
     """Give a client that streams the whole answer that the model server was asked for."""
-    whole = translate_completion(await _whole_body(answer), request.expectation)
+    whole = translate_completion(await whole_body(answer), request.expectation)
     _note_answer(call, whole)
     await call.write(played(whole, request.expectation, begun))
     return await call.end()

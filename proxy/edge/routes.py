@@ -16,6 +16,7 @@ from proxy import __version__
 from proxy.edge import relay
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
+from proxy.edge.models import models
 from proxy.edge.record import clipped
 from proxy.errors import MethodNotAllowed, NotFound
 from proxy.observe.metrics import CONTENT_TYPE
@@ -31,7 +32,7 @@ async def _chat(edge: Edge, call: Call) -> web.StreamResponse:
 
 
 async def _models(edge: Edge, call: Call) -> web.StreamResponse:
-    return await relay.models(call, edge.upstream)
+    return await models(edge, call)
 
 
 async def _live(edge: Edge, call: Call) -> web.StreamResponse:
@@ -40,23 +41,36 @@ async def _live(edge: Edge, call: Call) -> web.StreamResponse:
 
 
 async def _ready(edge: Edge, call: Call) -> web.StreamResponse:
-    if edge.in_flight.is_draining:
-        return await call.send(b'{"status":"draining"}', status=503)
-    if not await edge.readiness.check():
-        return await call.send(b'{"status":"upstream_unreachable"}', status=503)
-    return await call.send(b'{"status":"ok"}')
+    """There is a model server to work with, as far as is known: no I/O either, and not under the limits of chat."""
+    status = _readiness(edge)
+    return await call.send(_encode({"status": status}), status=200 if status == "ok" else 503)
 
 
 async def _health(edge: Edge, call: Call) -> web.StreamResponse:
     """For people: the process is there, so 200, with what it knows."""
     summary = {
-        "status": "draining" if edge.in_flight.is_draining else "ok",
+        "status": _readiness(edge),
         "version": __version__,
-        "profile": edge.profile.name,
-        "upstream": "reachable" if await edge.readiness.check() else "unreachable",
         "in_flight": len(edge.in_flight),
+        "queued": edge.admission.queued,
+        "replicas": [
+            {
+                "name": replica.name,
+                "sight": replica.sight.value,
+                "breaker": replica.breaker.state.name.lower(),
+                "profile": replica.profile.name,
+                "in_flight": replica.in_flight,
+            }
+            for replica in edge.pool.replicas
+        ],
     }
     return await call.send(_encode(summary))
+
+
+def _readiness(edge: Edge) -> str:
+    if edge.in_flight.is_draining:
+        return "draining"
+    return "ok" if edge.pool.is_ready else "no_upstream"
 
 
 async def _metrics(edge: Edge, call: Call) -> web.StreamResponse:
@@ -73,16 +87,18 @@ async def _index(edge: Edge, call: Call) -> web.StreamResponse:
     return await call.send(_encode({"name": "devstral-proxy", "version": __version__, "links": links}))
 
 
+LIVE: Final = ("/health/live", "/livez", "/health/liveness", "/health/liveliness", "/liveness", "/ping")
+READY: Final = ("/health/ready", "/readyz", "/health/readiness", "/readiness")
+
 #: path -> method -> what answers it. HEAD is answered where GET is.
 ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
     {
         "/v1/chat/completions": {"POST": _chat},
         "/v1/models": {"GET": _models},
         "/health": {"GET": _health},
-        "/health/live": {"GET": _live},
-        "/livez": {"GET": _live},
-        "/health/ready": {"GET": _ready},
-        "/readyz": {"GET": _ready},
+        # the names that charts and scripts of other servers use
+        **{path: {"GET": _live} for path in LIVE},
+        **{path: {"GET": _ready} for path in READY},
         "/metrics": {"GET": _metrics},
         "/version": {"GET": _version},
         "/": {"GET": _index},

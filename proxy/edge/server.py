@@ -10,16 +10,17 @@ from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from proxy.config import Config
+from proxy.edge.admission import Admission
 from proxy.edge.call import Call
 from proxy.edge.connection import Connection
+from proxy.edge.deadlines import Deadlines
 from proxy.edge.edge import Edge
 from proxy.edge.guard import guard
-from proxy.edge.health import Readiness
 from proxy.edge.in_flight import InFlight
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
-from proxy.translate.profile import build_profile
-from proxy.upstream.client import Upstream
+from proxy.upstream.health import Keeper
+from proxy.upstream.pool import Pool
 from proxy.upstream.shortcuts import takes
 from proxy.upstream.sweep import Sweep
 
@@ -33,31 +34,34 @@ _BACKLOG: Final = 2048
 @asynccontextmanager
 async def opened(config: Config, logger: FilteringBoundLogger, metrics: Metrics) -> AsyncIterator[Edge]:
     """
-    Open what requests need, for one upstream, which `config.vllm_base` must name.
+    Open what requests need, for the upstreams that `config` names; there must be one.
 
     Raises:
-        ValueError: the profile or its options do not exist.
+        ConfigError, ValueError, OSError: the configuration cannot be used.
     """
     sweep = Sweep()
     translator = ThreadPoolExecutor(1, "translate")
-    upstream = Upstream(config, sweep)
-    await upstream.open()
+    pool = Pool(sweep, logger.info, metrics.replicas)
+    keeper = Keeper(pool)
     try:
+        await pool.apply(config)
+        keeper.start()
         yield Edge(
             config=config,
             logger=logger,
             lines=Lines(logger),
             metrics=metrics,
-            profile=build_profile(config.profile, config.options),
-            upstream=upstream,
-            readiness=Readiness(upstream),
+            pool=pool,
+            admission=Admission(config, metrics),
+            deadlines=Deadlines(config),
             in_flight=InFlight(),
             sweep=sweep,
             translator=translator,
         )
     finally:
         translator.shutdown(wait=False, cancel_futures=True)
-        await upstream.close()
+        await keeper.close()
+        await pool.close()
 
 
 @asynccontextmanager

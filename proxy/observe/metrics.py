@@ -5,7 +5,10 @@ What is counted.
     time_to_first_token_seconds          events_total                         tokens_total{direction}
     request_bytes_total                  response_bytes_total                 rules_applied_total{rule}
     errors_total{error_type}             client_disconnects_total             event_loop_lag_seconds
-    worker_deaths_total
+    worker_deaths_total                  queued_requests                      buffered_bytes
+    retries_total{reason}                failovers_total{result}              shed_total{reason}
+    replica_requests_total{replica}      replica_failures_total{replica}      replica_in_flight{replica}
+    replica_breaker{replica, state}      replica_breaker_openings_total{replica}
 
 All names begin with `devstral_proxy_`. Labels are routes, rules and words of this program, never a client's text.
 
@@ -22,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from proxy.observe.layout import Family, Layout
+from proxy.observe.replicas import ReplicaCounts
 
 #: The type of what `render()` returns.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,6 +43,11 @@ _ERROR_TYPES: Final = (
     *("not_found_error", "rate_limit_error", OTHER),
 )
 
+#: What becomes of a stream that another replica was asked to continue.
+FAILOVERS: Final = ("continued", "failed")
+#: Why requests are refused.
+SHED: Final = ("queue_full", "queue_timeout", "buffered_bytes")
+
 #: The type code of the numbers, a double, and its size.
 _NUMBER: Final = "d"
 _NUMBER_BYTES: Final = 8
@@ -54,6 +63,8 @@ class Finished(Protocol):
     status: int
     error: str | int | None
     error_type: str | None
+    retried: tuple[str, ...]
+    failover: str | None
     bytes_in: int
     bytes_out: int
     events: int
@@ -71,8 +82,11 @@ class Metrics:
     A request is `begin()`, `observe()` and `end()`; one that is refused before it runs is only observed.
     """
 
-    def __init__(self, *, workers: int, routes: Sequence[str], rules: Sequence[str]) -> None:
-        """`routes` and `rules` are the values that these labels may have; anything else is `other`."""
+    def __init__(
+        self, *, workers: int, routes: Sequence[str], rules: Sequence[str], retries: Sequence[str] = ()
+    ) -> None:
+        """`routes`, `rules` and `retries` are the values that these labels may have; anything else is `other`."""
+        self.replicas: Final = ReplicaCounts(workers)
         layout = Layout()
         routes, rules = (*routes, OTHER), (*rules, OTHER)
         requests = layout.counter("requests", "Requests that are over.", route=routes, status=_STATUSES)
@@ -106,6 +120,18 @@ class Metrics:
         self._lag: Final = layout.histogram(
             "event_loop_lag_seconds", "How late a timer runs, and everything else with it.", _LAGS_MS
         )
+        retries = (*retries, OTHER)
+        self._retries: Final = _places(
+            retries, layout.counter("retries", "Requests that were sent once more.", reason=retries)
+        )
+        self._failovers: Final = _places(
+            FAILOVERS, layout.counter("failovers", "Streams that broke off and were continued.", result=FAILOVERS)
+        )
+        self._shed: Final = _places(
+            SHED, layout.counter("shed", "Requests that were refused because there were too many.", reason=SHED)
+        )
+        self._queued: Final = layout.gauge("queued_requests", "Requests that wait for another one to end.")
+        self._buffered: Final = layout.gauge("buffered_bytes", "Bytes of requests' bodies that are held now.")
         self._deaths: Final = layout.counter("worker_deaths", "Workers that ended without having been told to.")
         self._families: Final = layout.families
         self._rows: Final = _shared_rows(workers, layout.size)
@@ -114,6 +140,7 @@ class Metrics:
     def use(self, worker: int) -> None:
         """Count as this worker from now on; the first is 0."""
         self._row = self._rows[worker]
+        self.replicas.use(worker)
 
     def begin(self) -> None:
         """A request runs."""
@@ -146,6 +173,11 @@ class Metrics:
             row[self._errors.get(record.error_type) or self._errors[OTHER]] += 1
         elif record.error == "client_disconnect":
             row[self._left] += 1
+        if record.retried:
+            for reason in record.retried:
+                row[self._retries.get(reason) or self._retries[OTHER]] += 1
+        if record.failover is not None:
+            row[self._failovers[record.failover]] += 1
 
     def _route(self, path: str) -> tuple[int, int]:
         return self._routes.get(path.rstrip("/") or "/") or self._routes[OTHER]
@@ -154,9 +186,19 @@ class Metrics:
         """Count a timer that ran so late."""
         _add(self._row, self._lag, _LAGS_MS, late_ms)
 
+    def count_shed(self, reason: str) -> None:
+        """A request was refused, for one of `SHED`."""
+        self._row[self._shed[reason]] += 1
+
+    def waiting(self, queued: int, buffered_bytes: int) -> None:
+        """So many requests wait in this worker, and so many bytes of bodies are held."""
+        self._row[self._queued], self._row[self._buffered] = queued, buffered_bytes
+
     def forget(self, worker: int) -> None:
         """This worker is dead, and nothing runs there any more. What it counted stays."""
-        self._rows[worker][self._in_flight] = 0
+        for gauge in (self._in_flight, self._queued, self._buffered):
+            self._rows[worker][gauge] = 0
+        self.replicas.forget(worker)
 
     def count_death(self, worker: int) -> None:
         """This worker ended without having been told to."""
@@ -165,14 +207,14 @@ class Metrics:
     async def render(self) -> bytes:
         """Return the sums over all workers in Prometheus' text format; its type is `CONTENT_TYPE`."""
         sums = [sum(column) for column in zip(*self._rows, strict=True)]
-        return await asyncio.to_thread(_as_text, self._families, sums)
+        return await asyncio.to_thread(_as_text, (self._families, sums), self.replicas)
 
 
-def _as_text(families: Sequence[Family], row: Sequence[float]) -> bytes:
+def _as_text(told: tuple[Sequence[Family], Sequence[float]], replicas: ReplicaCounts) -> bytes:
     # Imported by the first scrape, in its thread: 2.6 MB and 33 ms, which start-up and the loop need not pay.
     from proxy.observe.exposition import exposition
 
-    return exposition(families, row)
+    return exposition(*told) + exposition(*replicas.told())
 
 
 def _places(values: Sequence[str], first: int) -> Mapping[str, int]:

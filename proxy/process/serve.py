@@ -11,6 +11,7 @@ from proxy.process.supervisor import supervise
 from proxy.process.worker import serve_alone
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, Choice
+from proxy.upstream.retry import REASONS
 
 
 def serve(config: Config) -> int:
@@ -32,7 +33,7 @@ def serve(config: Config) -> int:
 
 def new_metrics(workers: int = 1) -> Metrics:
     """Return metrics whose labels are this program's routes and rules."""
-    return Metrics(workers=workers, routes=tuple(ROUTES), rules=_rule_names())
+    return Metrics(workers=workers, routes=tuple(ROUTES), rules=_rule_names(), retries=REASONS)
 
 
 def _rule_names() -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from proxy.errors import UpstreamProtocolError
+from proxy.translate.answer_again import SaidAgain, given
 from proxy.translate.answer_calls import CallTracker
 from proxy.translate.answer_facts import offers_tools
 from proxy.translate.answer_finish import finish_reason, require_announced_call
@@ -95,20 +96,37 @@ class ChoiceTranslator:
         options = expectation.options
         self.said = Said.SILENT
         self._expectation = expectation
+        self._index = index
         self._rules = rules
         self._offers_tools = offers_tools(expectation)
         #: whether text without a bracket or space at its end goes on as it came
         self._is_idle = False
         #: whether the last delta but thoughts had calls: then no text is held that would have to go before a call
         self._is_calling = False
-        self._echo = EchoedPrefix(expectation.echoed_prefix, rules)
+        self._echo: EchoedPrefix | SaidAgain = EchoedPrefix(expectation.echoed_prefix, rules)
         self._think = ThinkTags(is_on=options.extract_think, rules=rules)
         self._space = SpaceBeforeCalls(is_on=self._offers_tools, rules=rules)
         self._calls = CallTracker(expectation, index, rules)
-        self._leaked = _leaked_calls(expectation, rules, in_thoughts=False)
-        self._leaked_in_thoughts = _leaked_calls(expectation, rules, in_thoughts=True)
+        self._leaked = _leaked_calls(expectation, rules, at_start=True)
+        self._leaked_in_thoughts = _leaked_calls(expectation, rules, at_start=False)
         # The thoughts so far, for an answer that has nothing else; None once there is.
         self._thoughts: list[str] | None = [] if options.reasoning_fallback else None
+
+    def take_held_space(self) -> str:
+        """Return the white space that is held back at the end of the text, and hold it no longer."""
+        return self._space.finish(has_calls=False)
+
+    def resumed(self, expectation: Expectation, seen: str, held: str) -> "ChoiceTranslator":
+        """Return what translates the rest: `seen` is all text that the client has been given, `held` space after it."""
+        rest = ChoiceTranslator(expectation, self._index, self._rules)
+        rest._echo = SaidAgain(expectation.echoed_prefix, seen + held, self._rules)
+        rest._space.receive(held)
+        if seen:
+            rest.said, rest._thoughts = next_said(rest.said, Say.TEXT), None
+        if given(seen + held):  # what stands only at the start of an answer cannot come any more
+            rest._think = ThinkTags(is_on=False, rules=self._rules)
+            rest._leaked = _leaked_calls(expectation, self._rules, at_start=False)
+        return rest
 
     def passes_text(self, text: str) -> bool:
         """Take a delta of nothing but `text`, not empty, if it goes on as it came; return whether it was taken."""
@@ -290,8 +308,12 @@ def _spelled(wanted: str, thought: str) -> dict[str, str | None]:
     return {name: thought if wanted in (name, "both") else None for name in ("reasoning", "reasoning_content")}
 
 
-def _leaked_calls(expectation: Expectation, rules: RuleLog, *, in_thoughts: bool) -> LeakedCalls | None:
-    """Return the finder of leaked calls, None where there can be none: no tools, or switched off."""
+def _leaked_calls(expectation: Expectation, rules: RuleLog, *, at_start: bool) -> LeakedCalls | None:
+    """
+    Return the finder of leaked calls, None where there can be none: no tools, or switched off.
+
+    `at_start` looks also for the forms that stand at the start of an answer, and not in thoughts.
+    """
     mode = expectation.options.recover_tool_calls
     if mode == "off" or not offers_tools(expectation):
         return None
@@ -300,8 +322,8 @@ def _leaked_calls(expectation: Expectation, rules: RuleLog, *, in_thoughts: bool
     return LeakedCalls(
         frozenset(expectation.tool_names),
         rules,
-        json_alone=not in_thoughts and (mode == "all" or is_demanded),
-        bare_names=not in_thoughts and mode == "all",
+        json_alone=at_start and (mode == "all" or is_demanded),
+        bare_names=at_start and mode == "all",
     )
 
 

@@ -28,19 +28,33 @@ class Envelope:
         self._rules = rules
         self.constant: dict[str, Any] = {}
         self._fits: tuple[Any, ...] = ()
+        #: what the upstream's chunks have, () before the first; the same as `_fits` until another upstream goes on
+        self._theirs: tuple[Any, ...] = ()
 
     @property
     def is_known(self) -> bool:
-        """Whether a chunk has been seen."""
-        return bool(self.constant)
+        """Whether a chunk of the upstream has been seen."""
+        return bool(self._theirs)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the upstream's chunks have other constant fields than what the client gets."""
+        return self._theirs != self._fits
+
+    def resume(self) -> None:
+        """Another upstream goes on. The constant fields stay, and the next chunk is to be learned again."""
+        self._theirs = ()
 
     def learn(self, chunk: Chunk, payload: bytes) -> None:
         """Take the constant fields from the first chunk; what it lacks is made up from it."""
+        if self.constant:
+            self._theirs = (chunk.id, chunk.object, chunk.created, chunk.model)
+            return
         self.id = chunk.id or "chatcmpl-" + nine_char_digest(payload.decode("utf-8", "replace"))
         created = 0 if chunk.created is None else chunk.created
         model = chunk.model or self._expectation.model
         self.constant = {"id": self.id, "object": CHUNK_OBJECT, "created": created, "model": model}
-        self._fits = (self.id, CHUNK_OBJECT, created, model)
+        self._fits = self._theirs = (self.id, CHUNK_OBJECT, created, model)
 
     def fits(self, chunk: Chunk) -> bool:
         """Whether `chunk` has the constant fields, and nothing that is to be stripped but null keys."""
@@ -50,8 +64,8 @@ class Envelope:
         return self.suits(chunk)
 
     def suits(self, chunk: Chunk) -> bool:
-        """As `fits`, but notes no rule."""
-        if (chunk.id, chunk.object, chunk.created, chunk.model) != self._fits or chunk.usage is not None:
+        """As `fits` for the constant fields that the upstream has, but notes no rule."""
+        if (chunk.id, chunk.object, chunk.created, chunk.model) != self._theirs or chunk.usage is not None:
             return False
         return not (self._strips and any(map(_has_vendor_values, chunk.choices or ())))
 

@@ -86,6 +86,14 @@ class PlainEvents:
         self._payload = before + b'""' + after
         self._parts: dict[tuple[str, ...], list[bytes]] = {}
 
+    def become_foreign(self) -> bool:
+        """Let no event go on as it came, but in the client's envelope; return whether that can be done."""
+        if self.key not in _TEXTS or not (parts := self._parts_around((self.key,))):
+            return False
+        self._as_came = self._passed_parts = parts
+        self._is_written = True
+        return True
+
     def let_pass(self, translator: ChoiceTranslator, messages: list[Message]) -> None:
         """Let strings pass that `translator` takes, if `messages`, what became of one of them, is one of its kind."""
         self._is_noted = bool(messages)
@@ -162,7 +170,8 @@ class PlainEvents:
 
     def _note_stripped(self) -> None:
         self._is_noted = True
-        self._envelope.note_stripped()
+        if not self._envelope.is_foreign:  # else it has been noted if there were such keys
+            self._envelope.note_stripped()
 
     def choice_with(self, text: str) -> ChunkChoice:
         """Return the choice of an event whose string is `text`."""
@@ -173,7 +182,8 @@ class PlainEvents:
         if self._as_came is None:
             return event
         self._note_stripped()
-        return event[self._from : self._to].join(self._as_came)
+        string = event[self._from : self._to]
+        return (encode(_decode_string(string)) if self._envelope.is_foreign else string).join(self._as_came)
 
     def made(self, message: Message) -> bytes | None:
         """Return `message` as an event that stands for one of these, None if it is more than a text."""
@@ -214,6 +224,8 @@ def learned(
     other = text + "."
     expected = msgspec.structs.replace(chunk, choices=[plain.choice_with(other)])
     if decode_chunk(encode(other).join(around)) != expected:
+        return None
+    if envelope.is_foreign and not plain.become_foreign():
         return None
     plain.let_pass(translator, messages)
     return plain

@@ -11,7 +11,7 @@ A rule that stands in a `Choice` is picked by an option; a profile is a name and
 
 import re
 from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -205,6 +205,12 @@ _OPTIONS = {
 
 PROFILE_NAMES = tuple(_OPTIONS)
 
+#: The profile that is chosen by asking the upstream, see `capabilities`; until it has answered it is `UNPROBED`.
+AUTO: Final = "auto"
+UNPROBED: Final = "vllm-mistral-tokenizer"
+#: What a configuration may name.
+PROFILE_CHOICES = (AUTO, *PROFILE_NAMES)
+
 
 # Clients that read every delta of a tool call as a whole call, by what their User-Agent holds.
 # Sources: @ai-sdk/mistral 3.0.58, mistralai 2.x for Python and TypeScript (their custom user agents).
@@ -228,14 +234,14 @@ class Profile(NamedTuple):
 
 def build_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
     """
-    Return the profile of that name with some of its options replaced.
+    Return the profile of that name with some of its options replaced. `auto` is what it is before a probe.
 
     Raises:
         ValueError: an unknown profile or option, or a value that the option does not have.
     """
-    if name not in _OPTIONS:
-        raise ValueError(f"unknown profile {name!r}: use one of {', '.join(PROFILE_NAMES)}")
-    options = _with_overrides(_OPTIONS[name], overrides or {})
+    if name not in PROFILE_CHOICES:
+        raise ValueError(f"unknown profile {name!r}: use one of {', '.join(PROFILE_CHOICES)}")
+    options = _with_overrides(_OPTIONS[UNPROBED if name == AUTO else name], overrides or {})
     if owned := sorted(_OWNED & {*options.param_drop, *options.param_set}):
         raise ValueError(f"bad profile option: param_drop and param_set cannot name {', '.join(owned)}")
     whole_calls = msgspec.structs.replace(options, tool_stream="whole")

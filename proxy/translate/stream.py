@@ -1,26 +1,15 @@
 """
-A streamed answer, translated while it passes.
+A streamed answer, translated while it passes. How it goes is in stream_state.py.
 
-    WAITING --CHUNK--> ANSWERING --FINISH--> FINISHED --DONE--> CLOSED
-       |                |  |  ^                |  ^
-       |         CHUNK  +--+  +-----CHUNK------+  |
-       +----------------FINISH--------------------+
-
-    EXTRA changes nothing. FAULT leads from every state before CLOSED to FAILED.
-
-CHUNK is an event of a choice, FINISH one after which every choice seen so far has its finish reason, EXTRA one without
-choices (usage). FAULT is an error, sent by the upstream or found here: the client gets it as an event, then `[DONE]`.
-The upstream's end of data (EOF) is in the table for CLOSED and FAILED only, and `[DONE]` for FINISHED only: a cut
-answer never looks like a whole one, and no finish reason is made up.
+A stream that breaks off can go on at another upstream (`resumes`): the client then has seen a part of the answer, and
+the translator gives it the rest, with one role, one finish reason and the same constant fields.
 """
 
 from collections.abc import Mapping
 from contextlib import suppress
-from enum import IntEnum
-from types import MappingProxyType
 from typing import Any, Final
 
-from proxy.errors import ProxyError, UpstreamProtocolError, error_event
+from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, error_event
 from proxy.translate.answer_choice import ChoiceTranslator, Said
 from proxy.translate.answer_envelope import ENVELOPE_KEYS, Envelope, without
 from proxy.translate.answer_facts import is_at_limit, is_passthrough
@@ -30,74 +19,11 @@ from proxy.translate.answer_plain import PlainEvents, learned
 from proxy.translate.answer_rules import RuleLog
 from proxy.translate.expectation import Expectation
 from proxy.translate.failure import error_in_answer
-from proxy.wire.completion import (
-    Chunk,
-    ChunkChoice,
-    Message,
-    Usage,
-    decode_chunk,
-    decode_object,
-    decode_usage,
-)
+from proxy.translate.stream_state import TRANSITIONS, Input, State, is_break, next_state
+from proxy.wire.completion import Chunk, ChunkChoice, Message, Usage, decode_chunk, decode_object, decode_usage
 from proxy.wire.sse import DONE, DONE_EVENT, Event, EventFramer, parse_event
 
-
-class State(IntEnum):
-    """How far the stream is."""
-
-    WAITING = 0
-    ANSWERING = 1
-    FINISHED = 2
-    CLOSED = 3
-    FAILED = 4
-
-
-class Input(IntEnum):
-    """What came."""
-
-    CHUNK = 0
-    FINISH = 1
-    EXTRA = 2
-    DONE = 3
-    FAULT = 4
-    EOF = 5
-
-
-TRANSITIONS: Final[Mapping[tuple[State, Input], State]] = MappingProxyType(
-    {
-        (State.WAITING, Input.CHUNK): State.ANSWERING,
-        (State.WAITING, Input.FINISH): State.FINISHED,
-        (State.WAITING, Input.EXTRA): State.WAITING,
-        (State.WAITING, Input.FAULT): State.FAILED,
-        (State.ANSWERING, Input.CHUNK): State.ANSWERING,
-        (State.ANSWERING, Input.FINISH): State.FINISHED,
-        (State.ANSWERING, Input.EXTRA): State.ANSWERING,
-        (State.ANSWERING, Input.FAULT): State.FAILED,
-        (State.FINISHED, Input.CHUNK): State.ANSWERING,
-        (State.FINISHED, Input.FINISH): State.FINISHED,
-        (State.FINISHED, Input.EXTRA): State.FINISHED,
-        (State.FINISHED, Input.DONE): State.CLOSED,
-        (State.FINISHED, Input.FAULT): State.FAILED,
-        (State.CLOSED, Input.EOF): State.CLOSED,
-        (State.FAILED, Input.EOF): State.FAILED,
-    }
-)
-
-
-def next_state(state: State, came: Input) -> State:
-    """
-    Return the state after `came`.
-
-    Raises:
-        UpstreamProtocolError: the table has no such row.
-    """
-    try:
-        return TRANSITIONS[state, came]
-    except KeyError:
-        raise UpstreamProtocolError(
-            f"The model server's answer is not complete: its stream had {came.name} while {state.name}."
-        ) from None
-
+__all__ = ["TRANSITIONS", "Input", "State", "StreamTranslator", "next_state"]
 
 # An upstream whose events differ in more than a string, by a counter or a time, has nothing to learn from: a lesson
 # costs as much as two events. Four kinds of events are a choice's text, thoughts and calls, or those of two choices.
@@ -109,6 +35,9 @@ _MOST_PLAIN: Final = 4
 _SHORTEST_BURST: Final = 1024
 _SINGLY_AFTER_NO_RUN: Final = 16
 
+#: Where thoughts are dropped or go on as text, one of these has been applied if there were any.
+_OF_THOUGHTS: Final = frozenset({"reasoning_fields", "think_tags_to_reasoning", "list_content_to_text"})
+
 #: What one choice of a chunk becomes: messages for the client, and its finish reason.
 Outcome = tuple[list[Message], str | None]
 
@@ -119,11 +48,18 @@ class StreamTranslator:
 
     After an error (`error` is set, `state` is FAILED) nothing more comes out. `rules_applied`, `usage` and
     `finish_reasons` are what is known so far.
+
+    With `resumes`, an error that another upstream may make good leads to BROKEN, and the error has not come out. Then
+    call `resume` and give it the other upstream's stream, or `give_up` and send what that returns.
     """
 
-    def __init__(self, expectation: Expectation, *, max_event_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(
+        self, expectation: Expectation, *, max_event_bytes: int = 16 * 1024 * 1024, resumes: bool = False
+    ) -> None:
         self.state = State.WAITING
         self.error: ProxyError | None = None
+        #: in BROKEN: white space that follows the text the client has seen, and that it has not been given
+        self.held_space = ""
         self.usage: Usage | None = None
         self.events = 0
         self._expectation = expectation
@@ -139,7 +75,9 @@ class StreamTranslator:
         self._plain: list[PlainEvents] = []
         self._expected: PlainEvents | None = None
         self._lessons = 0
-        self._handle = self._relay if is_passthrough(expectation.options) else self._translate
+        is_relayed = is_passthrough(expectation.options)
+        self._handle = self._relay if is_relayed else self._translate
+        self._resumes = resumes and not is_relayed  # what is not read cannot be continued
 
     @property
     def rules_applied(self) -> tuple[str, ...]:
@@ -183,6 +121,35 @@ class StreamTranslator:
             out += self._fail(error)
         return out
 
+    def receive_break(self, error: UpstreamError) -> bytes:
+        """The upstream's data ended in `error` instead of its end: return what `receive_eof` does."""
+        self._expected = None
+        return self._fail(error) if self.state < State.CLOSED else b""
+
+    def resume(self, expectation: Expectation, seen: str) -> None:
+        """
+        Be ready for the stream of another upstream, which goes on from `seen` and `held_space`; only in BROKEN.
+
+        `expectation` is that of the request it was sent (`continuation.continued`), `seen` all text that the client has
+        been given. What was held back of the first stream is dropped, but for white space.
+        """
+        self.state = next_state(self.state, Input.RESUME)
+        self.error = self.usage = None
+        self._expectation = expectation
+        self._framer = EventFramer(self._max_event_bytes)
+        self._envelope.resume()
+        for index, (translator, _) in self._choices.items():
+            rest = translator.resumed(expectation, seen, self.held_space)
+            self._choices[index] = rest, MessageForms(expectation, self._rules)
+        self.held_space = ""
+        self._usage_event = b""
+        self._plain.clear()
+
+    def give_up(self) -> bytes:
+        """Return the error that led to BROKEN as an event, and `[DONE]`: nobody goes on."""
+        self.state = next_state(self.state, Input.FAULT)
+        return b"" if self.error is None else error_event(self.error) + DONE_EVENT
+
     def _play(self) -> bytes:
         out: list[bytes] = []
         plain, self._expected = self._expected, None
@@ -220,8 +187,20 @@ class StreamTranslator:
 
     def _fail(self, error: ProxyError) -> bytes:
         self.error = error
+        if self._may_resume(error):
+            self.state = next_state(self.state, Input.BREAK)
+            if 0 in self._choices:
+                self.held_space = self._choices[0][0].take_held_space()
+            return b""
         self.state = next_state(self.state, Input.FAULT)
         return b"" if self.wants_whole else error_event(error) + DONE_EVENT
+
+    def _may_resume(self, error: ProxyError) -> bool:
+        """Whether another upstream may go on: no finish reason is out, and the client has seen all that was thought."""
+        if not self._resumes or self._finish_reasons or (self.state, Input.BREAK) not in TRANSITIONS:
+            return False
+        hides = self._expectation.options.reasoning_field in ("content", "drop")
+        return is_break(error) and not (hides and not _OF_THOUGHTS.isdisjoint(self.rules_applied))
 
     def _translate(self, raw: bytes) -> bytes:
         if self.state is State.ANSWERING:

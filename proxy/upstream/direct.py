@@ -1,8 +1,4 @@
-"""
-The direct way of an exchange: a connection of the session's pool, and our own `Exchange` on it.
-
-Retried as in plain.py, and for the same reason.
-"""
+"""The direct way of an exchange: a connection of the session's pool, and our own `Exchange` on it."""
 
 import asyncio
 import math
@@ -17,27 +13,25 @@ from yarl import URL
 
 from proxy.errors import UpstreamTimeout
 from proxy.upstream.answer import Limits
-from proxy.upstream.exchange import Exchange, Stale
-from proxy.upstream.route import Server, Sessions, Target
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.route import Asking, Server, Sessions, Target
 from proxy.upstream.sweep import Sweep
 
 
 class DirectRoute:
     """See `Route`. What requests have in common is written once."""
 
-    def __init__(self, sessions: Sessions, server: Server, target: Target, limits: Limits, sweep: Sweep) -> None:
+    def __init__(self, sessions: Sessions, server: Server, target: Target, sweep: Sweep) -> None:
         self._pool = _connector(sessions.pool)
         self._fresh = _connector(sessions.fresh)
         self._server = server
-        self._limits = limits
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
         # What connect() asks of a request: where it goes. It is never sent.
-        self._destination = _Destination(target.method, target.url, loop=self._loop, session=sessions.pool)
-        # `connect` bounds the wait for a place in the pool, and is only set up when there is one.
-        self._waits = aiohttp.ClientTimeout(
-            total=None, connect=limits.first_byte_s, sock_connect=server.connect_timeout_s
+        self._destination = _Destination(
+            target.method, target.url, loop=self._loop, session=sessions.pool, server_hostname=target.server_name
         )
+        self._waits: dict[float, aiohttp.ClientTimeout] = {}
         headers = {"Host": self._destination.headers["Host"], **target.headers}
         lines = [
             f"{target.method} {target.url.raw_path_qs} HTTP/1.1",
@@ -45,60 +39,52 @@ class DirectRoute:
         ]
         self._head = "\r\n".join([*lines, "x-request-id: "]).encode("latin-1")
 
-    def send(
-        self, body: bytes | None, request_id: str, traceparent: str | None
-    ) -> AbstractAsyncContextManager[Exchange]:
+    def send(self, asking: Asking) -> AbstractAsyncContextManager[Exchange]:
         """See `Route`."""
-        sending = self._sending(body, request_id, traceparent)
-        return sending if self._limits.total_s == math.inf else self._in_time(sending)
+        sending = Sending(self, asking)
+        return sending if asking.limits.total_s == math.inf else self._in_time(sending, asking.limits.total_s)
 
     @asynccontextmanager
-    async def _in_time(self, sending: "Sending") -> AsyncIterator[Exchange]:
+    async def _in_time(self, sending: "Sending", total_s: float) -> AsyncIterator[Exchange]:
         """End the block when it takes too long in total, whoever it waits for: a client may read nothing."""
         try:
-            async with asyncio.timeout(self._limits.total_s), sending as exchange:
+            async with asyncio.timeout(total_s), sending as exchange:
                 yield exchange
         except TimeoutError:
-            raise UpstreamTimeout(f"timeout_s: the request took longer than {self._limits.total_s:g} s") from None
+            raise UpstreamTimeout(f"timeout_s: the request took longer than {total_s:g} s") from None
 
-    def _sending(self, body: bytes | None, request_id: str, traceparent: str | None) -> "Sending":
-        trace = "" if traceparent is None else f"\r\ntraceparent: {traceparent}"
-        if body is None:
-            return Sending(self, self._head + f"{request_id}{trace}\r\n\r\n".encode("latin-1"), b"")
-        of_body = f"\r\nContent-Length: {len(body)}\r\nContent-Type: application/json\r\n\r\n"
-        return Sending(self, self._head + f"{request_id}{trace}{of_body}".encode("latin-1"), body)
-
-    async def ask(self, head: bytes, body: bytes) -> Exchange:
+    async def ask(self, asking: Asking) -> Exchange:
         """
         Send, and return the answer when its head has come.
 
         Raises:
             UpstreamError: by cause.
         """
-        connector = self._pool
-        while True:
-            exchange, connection, is_used = await self._take(connector)
-            is_answered = False
-            try:
-                exchange.ask(connection, head, body)
-                await exchange.begun()
-                is_answered = True
-                return exchange
-            except Stale:
-                if not is_used:
-                    raise
-                connector = self._fresh
-            finally:
-                if not is_answered:
-                    exchange.close()
+        exchange, connection = await self._take(self._fresh if asking.is_fresh else self._pool, asking.limits)
+        is_answered = False
+        try:
+            exchange.ask(connection, self._head_of(asking), asking.body or b"", asking.limits)
+            await exchange.begun()
+            is_answered = True
+        finally:
+            if not is_answered:
+                exchange.close()
+        return exchange
 
-    async def _take(self, connector: aiohttp.BaseConnector) -> tuple[Exchange, Connection, bool]:
-        """Return an idle connection with its protocol, and whether it has been used before."""
+    def _head_of(self, asking: Asking) -> bytes:
+        trace = "" if asking.traceparent is None else f"\r\ntraceparent: {asking.traceparent}"
+        if asking.body is None:
+            return self._head + f"{asking.request_id}{trace}\r\n\r\n".encode("latin-1")
+        of_body = f"\r\nContent-Length: {len(asking.body)}\r\nContent-Type: application/json\r\n\r\n"
+        return self._head + f"{asking.request_id}{trace}{of_body}".encode("latin-1")
+
+    async def _take(self, connector: aiohttp.BaseConnector, limits: Limits) -> tuple[Exchange, Connection]:
+        """Return an idle connection with its protocol."""
         started_at = self._loop.time()
         try:
-            connection = await connector.connect(self._destination, [], self._waits)
+            connection = await connector.connect(self._destination, [], self._waits_for(limits.first_byte_s))
         except TimeoutError:
-            raise self._too_late(self._loop.time() - started_at) from None
+            raise self._too_late(self._loop.time() - started_at, limits) from None
         except (aiohttp.ClientError, OSError) as exc:
             raise self._server.failure(exc) from exc
         handler, transport = connection.protocol, connection.transport
@@ -107,33 +93,47 @@ class DirectRoute:
             raise self._server.no_answer()
         exchange = transport.get_protocol()
         if type(exchange) is Exchange:
-            return exchange, connection, True
+            return exchange, connection
         if handler.should_close:  # bytes came before the request went out, and aiohttp's protocol has them
             connection.close()
             raise self._server.not_http()
-        exchange = Exchange(handler, transport, self._server, self._limits, self._sweep)
+        exchange = Exchange(handler, transport, self._server, self._sweep)
         transport.set_protocol(exchange)
-        return exchange, connection, False
+        return exchange, connection
 
-    def _too_late(self, waited_s: float) -> UpstreamTimeout:
-        if waited_s >= self._limits.first_byte_s:
-            limit = self._limits.first_byte_s
+    def _waits_for(self, first_byte_s: float) -> aiohttp.ClientTimeout:
+        """`connect` bounds the wait for a place in the pool, and is only set up when there is one."""
+        waits = self._waits.get(first_byte_s)
+        if waits is None:
+            if len(self._waits) >= _MOST_WAITS:
+                self._waits.clear()
+            waits = self._waits[first_byte_s] = aiohttp.ClientTimeout(
+                total=None, connect=first_byte_s, sock_connect=self._server.connect_timeout_s
+            )
+        return waits
+
+    def _too_late(self, waited_s: float, limits: Limits) -> UpstreamTimeout:
+        if waited_s >= limits.first_byte_s:
+            limit = limits.first_byte_s
             return UpstreamTimeout(f"first_byte_timeout_s: the model server was silent for {limit:g} s")
         return self._server.cannot_connect_in_time()
+
+
+#: A request's header may name any limit: so many are remembered.
+_MOST_WAITS: Final = 64
 
 
 class Sending:
     """One exchange. The connection is closed on leaving, unless the answer has been read to its end."""
 
-    __slots__ = ("_body", "_connection", "_exchange", "_head", "_route")
+    __slots__ = ("_asking", "_connection", "_exchange", "_route")
 
-    def __init__(self, route: DirectRoute, head: bytes, body: bytes) -> None:
+    def __init__(self, route: DirectRoute, asking: Asking) -> None:
         self._route = route
-        self._head = head
-        self._body = body
+        self._asking = asking
 
     async def __aenter__(self) -> Exchange:
-        self._exchange = await self._route.ask(self._head, self._body)
+        self._exchange = await self._route.ask(self._asking)
         self._connection = self._exchange.connection
         return self._exchange
 

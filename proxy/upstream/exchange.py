@@ -20,9 +20,9 @@ from typing import Final
 import httptools
 from aiohttp.connector import Connection
 
-from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout
+from proxy.errors import UpstreamError, UpstreamTimeout
 from proxy.upstream.answer import Limits, Sink
-from proxy.upstream.route import Server
+from proxy.upstream.route import Progress, Server
 from proxy.upstream.sweep import Sweep
 from proxy.wire import headers as wire
 
@@ -48,10 +48,6 @@ class State(Enum):
 _IDLE, _HEAD, _BODY, _DONE, _BROKEN = State
 
 
-class Stale(UpstreamProtocolError):
-    """The connection closed without a byte of an answer: the race with a server that ends an idle connection."""
-
-
 class Exchange(asyncio.Protocol):
     """
     The protocol of one connection, for as long as it lives; one request after the other. See `Answer` for the reader.
@@ -61,18 +57,18 @@ class Exchange(asyncio.Protocol):
 
     __slots__ = (
         *("_doubted", "_error", "_got_bytes", "_handler", "_has_end", "_head_bytes"),
-        *("_held", "_keeps", "_limits", "_loop", "_parser", "_parts", "_server", "_silent_since", "_sink", "_stage"),
-        *("_state", "_sweep", "_transport", "_waiter", "connection", "content_type", "due_at", "retry_after", "status"),
+        *("_held", "_is_used", "_keeps", "_limits", "_loop", "_parser", "_parts", "_progress", "_server"),
+        *("_silent_since", "_sink", "_stage", "_state", "_sweep", "_transport", "_waiter"),
+        *("connection", "content_type", "due_at", "retry_after", "status"),
     )
 
-    def __init__(
-        self, handler: asyncio.Protocol, transport: asyncio.Transport, server: Server, limits: Limits, sweep: Sweep
-    ) -> None:
+    def __init__(self, handler: asyncio.Protocol, transport: asyncio.Transport, server: Server, sweep: Sweep) -> None:
         self._handler = handler
         self._transport = transport
         self._server = server
-        self._limits = limits
+        self._progress: Progress = server.progress
         self._sweep = sweep
+        self._is_used = False
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._state = _IDLE
@@ -94,9 +90,10 @@ class Exchange(asyncio.Protocol):
 
     # --- the owner's side
 
-    def ask(self, connection: Connection, head: bytes, body: bytes) -> None:
+    def ask(self, connection: Connection, head: bytes, body: bytes, limits: Limits) -> None:
         """Send a request on `connection`, which is this protocol's own and idle."""
         self.connection = connection
+        self._limits = limits
         self._reset()
         self._state = _HEAD
         now = self._loop.time()
@@ -115,7 +112,7 @@ class Exchange(asyncio.Protocol):
         Wait for the answer's head.
 
         Raises:
-            Stale: the connection closed without a byte.
+            Stale: the connection had been used before, and closed without a byte.
             UpstreamError: it broke, or a timer rang.
         """
         while self._state is _HEAD:
@@ -250,6 +247,7 @@ class Exchange(asyncio.Protocol):
             return
         is_clean = self._state is _DONE and self._keeps and not self._transport.get_write_buffer_size()
         self._state = _IDLE if is_clean else _BROKEN
+        self._is_used = True
         if is_clean:
             self._transport.resume_reading()  # the bytes that stopped it may have been the last
             connection.release()
@@ -289,7 +287,7 @@ class Exchange(asyncio.Protocol):
             self._keeps = False
             self._deliver()
         elif self._state is _HEAD and not self._got_bytes:
-            self._break(Stale(self._server.no_answer().message))
+            self._break(self._server.stale() if self._is_used else self._server.no_answer())
         else:
             self._break(self._broken_off())
 
@@ -339,7 +337,7 @@ class Exchange(asyncio.Protocol):
         self._parts.append(piece)
         self._held += len(piece)
         now = self._loop.time()
-        self._silent_since = now
+        self._silent_since = self._progress.at = now
         if self._stage == _FIRST_BYTE:
             self._stage = _BETWEEN_BYTES
             self.due_at = now + self._limits.between_bytes_s  # it may be the shorter one

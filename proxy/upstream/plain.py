@@ -1,10 +1,4 @@
-"""
-The plain way of an exchange: `ClientSession.request`, aiohttp's own response, its own reader.
-
-Retries: one, at once, and only when a connection that had been used before broke without a byte of an answer. That is
-the race between a server closing an idle connection and the proxy using it (vLLM closes after 5 s); the request was
-not read. aiohttp retries idempotent methods the same way, and never a POST (since 3.10).
-"""
+"""The plain way of an exchange: `ClientSession.request`, aiohttp's own response, its own reader."""
 
 import asyncio
 import weakref
@@ -16,8 +10,9 @@ from typing import Any, Final
 import aiohttp
 from multidict import CIMultiDict, istr
 
-from proxy.upstream.answer import Answer, Limits
-from proxy.upstream.route import Server, Sessions, Target
+from proxy.errors import UpstreamError
+from proxy.upstream.answer import Answer
+from proxy.upstream.route import Asking, Server, Sessions, Target
 from proxy.upstream.timers import Timers
 from proxy.wire import headers as wire
 
@@ -51,6 +46,7 @@ class PlainAnswer:
         except (aiohttp.ClientError, OSError) as exc:
             raise self._server.broken_off() from exc
         self._timers.arrived()
+        self._server.progress.at = asyncio.get_running_loop().time()
         return piece
 
     async def settle(self) -> None:
@@ -91,57 +87,55 @@ def _watch(
 class PlainRoute:
     """See `Route`."""
 
-    def __init__(self, sessions: Sessions, server: Server, target: Target, limits: Limits) -> None:
+    def __init__(self, sessions: Sessions, server: Server, target: Target) -> None:
         self._sessions = sessions
         self._server = server
         self._target = target
         self._headers = CIMultiDict(target.headers)
-        self._limits = limits
 
     @asynccontextmanager
-    async def send(self, body: bytes | None, request_id: str, traceparent: str | None) -> AsyncIterator[Answer]:
+    async def send(self, asking: Asking) -> AsyncIterator[Answer]:
         """See `Route`."""
         headers = self._headers.copy()
-        headers[_REQUEST_ID] = request_id
-        if traceparent is not None:
-            headers[_TRACEPARENT] = traceparent
-        if body is not None:
-            headers[_CONTENT_LENGTH] = str(len(body))
-        async with Timers(self._limits) as timers:
+        headers[_REQUEST_ID] = asking.request_id
+        if asking.traceparent is not None:
+            headers[_TRACEPARENT] = asking.traceparent
+        if asking.body is not None:
+            headers[_CONTENT_LENGTH] = str(len(asking.body))
+        async with Timers(asking.limits) as timers:
             try:
-                response = await self._start(headers, body)
+                response = await self._request(headers, asking)
             except (aiohttp.ClientError, OSError) as exc:
-                raise self._server.failure(exc) from exc
+                raise self._failure(exc) from exc
             answer = PlainAnswer(response, timers, self._server)
             try:
                 yield answer
             finally:
                 answer.close()
 
-    async def _start(self, headers: CIMultiDict[str], body: bytes | None) -> aiohttp.ClientResponse:
+    async def _request(self, headers: CIMultiDict[str], asking: Asking) -> aiohttp.ClientResponse:
+        payload = None if asking.body is None else _Json(asking.body)
+        method, url, _, server_name = self._target
+        session = self._sessions.fresh if asking.is_fresh else self._sessions.pool
         _reused.set(False)
-        try:
-            return await self._request(self._sessions.pool, headers, body)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
-            if isinstance(exc, aiohttp.ClientConnectorError) or not _reused.get():
-                raise
-            if isinstance(exc, aiohttp.ServerDisconnectedError) and not isinstance(exc.message, str):
-                raise  # part of an answer had come
-        return await self._request(self._sessions.fresh, headers, body)
+        return await session.request(
+            method, url, data=payload, headers=headers, allow_redirects=False, server_hostname=server_name
+        )
 
-    async def _request(
-        self, session: aiohttp.ClientSession, headers: CIMultiDict[str], body: bytes | None
-    ) -> aiohttp.ClientResponse:
-        payload = None if body is None else _Json(body)
-        method, url, _ = self._target
-        return await session.request(method, url, data=payload, headers=headers, allow_redirects=False)
+    def _failure(self, exc: aiohttp.ClientError | OSError) -> UpstreamError:
+        is_disconnect = isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+        if not is_disconnect or isinstance(exc, aiohttp.ClientConnectorError) or not _reused.get():
+            return self._server.failure(exc)
+        if isinstance(exc, aiohttp.ServerDisconnectedError) and not isinstance(exc.message, str):
+            return self._server.failure(exc)  # part of an answer had come
+        return self._server.stale()
 
 
 #: Whether the connection of this task's last request had been used before.
 _reused: ContextVar[bool] = ContextVar("reused")
 
 
-class Connector(aiohttp.TCPConnector):
+class _Telling(aiohttp.BaseConnector):
     """A pool that tells, for each request, whether its connection had been used before."""
 
     def __init__(self, **options: Any) -> None:
@@ -163,6 +157,14 @@ class Connector(aiohttp.TCPConnector):
                 protocol.closed.add_done_callback(asyncio.Future.exception)
             self._known.add(protocol)
         return connection
+
+
+class Connector(_Telling, aiohttp.TCPConnector):
+    """See `_Telling`."""
+
+
+class UnixConnector(_Telling, aiohttp.UnixConnector):
+    """See `_Telling`."""
 
 
 class _Json(aiohttp.Payload):

@@ -9,15 +9,34 @@ import aiohttp
 from yarl import URL
 
 from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
-from proxy.upstream.answer import Answer
+from proxy.upstream.answer import Answer, Limits
+
+
+class ConnectTimeout(UpstreamTimeout):
+    """The timer for connecting fired: nothing was sent, so another replica may be asked."""
+
+
+class Stale(UpstreamProtocolError):
+    """A connection that had been used before closed without a byte: the race with a server that ends an idle one."""
 
 
 class Target(NamedTuple):
-    """What every request of one kind has in common."""
+    """What every request of one kind has in common. `server_name` is what TLS asks for, if it is not the URL's host."""
 
     method: str
     url: URL
     headers: Mapping[str, str]
+    server_name: str | None = None
+
+
+class Asking(NamedTuple):
+    """What one request adds: its body, its ids, its timers, and whether its connection has to be a new one."""
+
+    body: bytes | None
+    request_id: str
+    limits: Limits
+    traceparent: str | None = None
+    is_fresh: bool = False
 
 
 class Sessions(NamedTuple):
@@ -28,22 +47,33 @@ class Sessions(NamedTuple):
 
 
 class Route(Protocol):
-    """A way to a target: `async with route.send(body, request_id, traceparent) as answer`."""
+    """A way to a target: `async with route.send(asking) as answer`."""
 
-    def send(self, body: bytes | None, request_id: str, traceparent: str | None) -> AbstractAsyncContextManager[Answer]:
+    def send(self, asking: Asking) -> AbstractAsyncContextManager[Answer]:
         """
         Return the exchange, to be entered. On leaving, the connection is closed, unless the answer was read to its end.
 
         Raises:
+            Stale: on entering, if the connection had been used before and broke without a byte of an answer.
             UpstreamError: on entering or inside, by cause.
         """
 
 
+class Progress:
+    """When a replica last sent a byte of any answer, in the loop's time."""
+
+    __slots__ = ("at",)
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+
 class Server(NamedTuple):
-    """The model server as messages name it, and how long connecting to it may take."""
+    """The model server as messages name it, how long connecting to it may take, and when it last moved."""
 
     host: str
     connect_timeout_s: float
+    progress: Progress
 
     def failure(self, exc: Exception) -> UpstreamError:
         """Return the error that one of aiohttp's stands for."""
@@ -59,6 +89,10 @@ class Server(NamedTuple):
         """Return the error of a connection that closed before an answer's status line had come."""
         return UpstreamProtocolError(f"The model server at {self.host} closed the connection without an answer.")
 
+    def stale(self) -> Stale:
+        """Return the same for a connection that had been used before."""
+        return Stale(self.no_answer().message)
+
     def broken_off(self) -> UpstreamProtocolError:
         """Return the error of an answer that did not come to its end."""
         return UpstreamProtocolError(f"The model server at {self.host} broke off its answer.")
@@ -67,9 +101,9 @@ class Server(NamedTuple):
         """Return the error of an answer that is none."""
         return UpstreamProtocolError(f"The model server at {self.host} did not answer in HTTP.")
 
-    def cannot_connect_in_time(self) -> UpstreamTimeout:
+    def cannot_connect_in_time(self) -> ConnectTimeout:
         """Return the error of the timer for connecting."""
-        return UpstreamTimeout(
+        return ConnectTimeout(
             f"connect_timeout_s: no connection to the model server at {self.host} within {self.connect_timeout_s:g} s"
         )
 

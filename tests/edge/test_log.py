@@ -54,7 +54,7 @@ async def test_an_unexpected_error_is_500_without_detail_and_a_traceback_in_the_
     def failing(*_args, **_options):
         raise RuntimeError(CONTENT)
 
-    monkeypatch.setattr("proxy.edge.relay.translate_request", failing)
+    monkeypatch.setattr("proxy.edge.question.translate_request", failing)
     async with ScriptedUpstream([whole(completion())]) as upstream:
         proxy = await start_proxy(upstream.url)
         async with proxy.chat(stream=stream) as response:

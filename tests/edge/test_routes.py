@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxy.edge.routes import LIVE, READY
 from tests.fakes import Do, ScriptedUpstream, head, whole
 
 UP = whole({"ok": True})
@@ -58,7 +59,7 @@ async def test_a_wrong_method_is_405_with_allow(start_proxy, unused_port, method
         assert (await response.json())["error"]["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["/", "/version", "/health", "/health/live", "/livez", "/health/ready", "/readyz"])
+@pytest.mark.parametrize("path", ["/", "/version", "/health", *LIVE, *READY])
 async def test_own_pages_answer_get_and_head_and_ignore_a_trailing_slash(start_proxy, path):
     async with ScriptedUpstream([UP]) as upstream:
         proxy = await start_proxy(upstream.url)
@@ -88,35 +89,37 @@ async def test_the_upstreams_prefix_is_kept(start_proxy):
         async with proxy.session.get(f"{proxy.url}/v1/models"):
             pass
 
-        assert upstream.requests[0].target == "/tenant/a/v1/models"
+        assert [request.target for request in upstream.requests] == ["/tenant/a/health", "/tenant/a/v1/models"]
 
 
 async def test_ready_follows_the_upstream_and_live_does_not(start_proxy, unused_port):
     proxy = await start_proxy(f"http://127.0.0.1:{unused_port}")
 
-    for path, status in (("/readyz", 503), ("/health/ready", 503), ("/livez", 200), ("/health/live", 200)):
+    for path, status in [*((path, 503) for path in READY), *((path, 200) for path in LIVE)]:
         async with proxy.session.get(proxy.url + path) as response:
             assert (path, response.status) == (path, status)
     async with proxy.session.get(f"{proxy.url}/health") as response:
-        assert (await response.json())["upstream"] == "unreachable"
+        summary = await response.json()
+    assert summary["status"] == "no_upstream"
+    assert [(replica["sight"], replica["breaker"]) for replica in summary["replicas"]] == [("unhealthy", "open")]
 
 
 @pytest.mark.parametrize(("status", "ready"), [(200, 200), (404, 200), (401, 200), (500, 503), (503, 503)])
 async def test_an_upstream_that_answers_health_with_anything_but_5xx_is_ready(start_proxy, status, ready):
-    async with ScriptedUpstream([head(status, content_length="0")]) as upstream:
+    async with ScriptedUpstream(health=[head(status, content_length="0")]) as upstream:
         proxy = await start_proxy(upstream.url)
         async with proxy.session.get(f"{proxy.url}/readyz") as response:
             assert response.status == ready
 
 
-async def test_readiness_asks_the_upstream_once_for_many_probes(start_proxy):
-    async with ScriptedUpstream([UP]) as upstream:
+async def test_readiness_asks_the_upstream_nothing(start_proxy):
+    async with ScriptedUpstream(health=[UP]) as upstream:
         proxy = await start_proxy(upstream.url)
         for _ in range(20):
             async with proxy.session.get(f"{proxy.url}/readyz") as response:
                 assert response.status == 200
 
-        assert [request.target for request in upstream.requests] == ["/health"]
+        assert (upstream.requests, upstream.health_checks) == ([], 1)
 
 
 async def test_a_full_pool_is_still_ready(start_proxy):

@@ -79,7 +79,13 @@ async def exchanged(start_proxy, asked, script, shortcuts):
         async with asyncio.timeout(20):
             got = await reader.read()
         writer.close()
-        line = (await proxy.log.line()) | {"timestamp": 0, "duration_ms": 0, "ttft_ms": 0, "upstream_ms": 0}
+        line = (await proxy.log.line()) | {
+            "timestamp": 0,
+            "duration_ms": 0,
+            "ttft_ms": 0,
+            "upstream_ms": 0,
+            "replica": "",
+        }
         requests = [(each.method, each.target, sorted(each.headers), each.body) for each in upstream.requests]
     port = upstream.url.rpartition(":")[2]
     got = re.sub(rb"\r\nDate: [^\r]+", b"\r\nDate: now", got.replace(port.encode(), b"PORT"))

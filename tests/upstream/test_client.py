@@ -8,11 +8,13 @@ import socket
 
 import pytest
 
-from proxy.config import Config
+from proxy.config import Backend, Config
 from proxy.edge.connection import Connection
-from proxy.upstream.client import Upstream
+from proxy.upstream.answer import Limits, read_whole
+from proxy.upstream.client import Connections, place_of
+from proxy.upstream.route import Asking
 from proxy.upstream.sweep import Sweep
-from tests.fakes import Do, ScriptedUpstream, completion, head, text_stream, until, whole
+from tests.fakes import Do, ScriptedUpstream, completion, head, until, whole
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -134,7 +136,7 @@ async def test_nagles_algorithm_is_off_on_both_sides(start_proxy):
 def transports_of(proxy):
     """The transports of the proxy's one client and its one upstream, found by their ports."""
     client = [item.transport for item in gc.get_objects() if isinstance(item, Connection) and item.transport]
-    pool = proxy.edge.upstream._sessions.pool.connector
+    pool = proxy.client.connections._sessions.pool.connector
     return [client[-1], *(protocol.transport for protocol in pool._acquired)]
 
 
@@ -156,18 +158,22 @@ async def test_no_more_connections_than_allowed(start_proxy):
         assert upstream.connections_made == 2
 
 
-async def test_only_one_method_sends_a_body_and_it_wants_a_translated_request():
+async def test_only_one_method_sends_a_completion_and_it_wants_a_translated_request():
     """The type checker proves the rest; here only that nothing else is public."""
-    public = {name for name in vars(Upstream) if not name.startswith("_")}
+    public = {name for name in vars(Connections) if not name.startswith("_")}
 
-    assert public == {"open", "close", "send", "models", "is_reachable"}
-    assert Upstream.send.__annotations__["request"].__name__ == "UpstreamRequest"
+    assert public == {"open", "close", "send", "models", "is_healthy", "question"}
+    assert Connections.send.__annotations__["request"].__name__ == "UpstreamRequest"
 
 
 async def test_closing_leaves_no_connection_behind():
-    async with ScriptedUpstream([text_stream("x")]) as upstream:
-        client = Upstream(Config(vllm_base=upstream.url), Sweep())
+    async with ScriptedUpstream([whole({"object": "list", "data": []})]) as upstream:
+        backend = Backend(url=upstream.url)
+        client = Connections(backend, place_of(backend), "a", Config(), Sweep())
         await client.open()
-        assert await client.is_reachable()
+        assert await client.is_healthy()
+        asking = Asking(None, "id", Limits(first_byte_s=5, between_bytes_s=5))
+        async with client.models(asking) as answer:
+            await read_whole(answer, 1024)
         await client.close()
         await upstream.left.wait()

@@ -17,6 +17,7 @@ import pytest
 from proxy.upstream.answer import read_whole
 from tests.fakes import (
     DONE,
+    HEALTHY,
     STREAM_END,
     STREAM_HEAD,
     Do,
@@ -75,7 +76,7 @@ async def second_of(client) -> bytes:
 @pytest.mark.parametrize("answer", KEPT.values(), ids=KEPT)
 async def test_a_connection_whose_answer_is_over_is_used_again(start_proxy, answer):
     async with ScriptedUpstream([answer], [SECOND]) as upstream:
-        client = (await start_proxy(upstream.url)).edge.upstream
+        client = (await start_proxy(upstream.url)).client
         assert await first_of(client) == (b"first" if b"first" in answer or b"rst" in answer else b"")
         assert await second_of(client) == b'"second"'
 
@@ -86,7 +87,7 @@ async def test_a_connection_whose_answer_is_over_is_used_again(start_proxy, answ
 async def test_a_connection_that_said_too_much_or_ends_is_not(start_proxy, answer):
     end = [0.01, Do.CLOSE] if b"ength" not in answer and b"chunked" not in answer else []
     async with ScriptedUpstream([answer, *end], [SECOND]) as upstream:
-        client = (await start_proxy(upstream.url, first_byte_timeout_s=1.0)).edge.upstream
+        client = (await start_proxy(upstream.url, first_byte_timeout_s=1.0)).client
         assert await first_of(client) == b"first"
         assert await second_of(client) == b'"second"'
 
@@ -95,7 +96,7 @@ async def test_a_connection_that_said_too_much_or_ends_is_not(start_proxy, answe
 
 async def test_bytes_on_an_idle_connection_end_it(start_proxy):
     async with ScriptedUpstream([whole(b"first"), 0.01, STRAY_HEAD], [SECOND]) as upstream:
-        client = (await start_proxy(upstream.url)).edge.upstream
+        client = (await start_proxy(upstream.url)).client
         assert await first_of(client) == b"first"
         await upstream.left.wait()
         assert await second_of(client) == b'"second"'
@@ -108,7 +109,7 @@ async def test_the_headers_of_one_answer_are_not_the_next_ones(start_proxy):
     async with ScriptedUpstream(
         [first], [head(103, retry_after="9") + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"]
     ) as upstream:
-        client = (await start_proxy(upstream.url)).edge.upstream
+        client = (await start_proxy(upstream.url)).client
         async with client.models("first") as answer:
             assert (answer.status, answer.retry_after, answer.content_type) == (429, "7", "application/json")
             await answer.read_some()
@@ -124,7 +125,7 @@ async def test_a_connection_that_was_stopped_because_of_a_large_answer_reads_the
     """The end can be among the bytes because of which reading stops."""
     has_all = asyncio.Event()
     async with ScriptedUpstream([has_all, answer], [SECOND]) as upstream:
-        client = (await start_proxy(upstream.url, max_connections=1, first_byte_timeout_s=2.0)).edge.upstream
+        client = (await start_proxy(upstream.url, max_connections=1, first_byte_timeout_s=2.0)).client
         asyncio.get_running_loop().call_later(0.05, has_all.set)
         async with client.models("first") as first:
             await asyncio.sleep(0.05)
@@ -136,7 +137,7 @@ async def test_a_connection_that_was_stopped_because_of_a_large_answer_reads_the
 async def test_leaving_an_exchange_does_not_end_the_next_one_on_its_connection(start_proxy):
     go_on = asyncio.Event()
     async with ScriptedUpstream([whole(b"first")], [head(content_length="6"), b"sec", go_on, b"ond"]) as upstream:
-        client = (await start_proxy(upstream.url)).edge.upstream
+        client = (await start_proxy(upstream.url)).client
         async with AsyncExitStack() as leaving:
             first = await leaving.enter_async_context(client.models("first"))
             await read_whole(first, MIB)
@@ -180,9 +181,9 @@ async def test_failures_do_not_use_up_the_pool(start_proxy, script, stream):
         for _ in range(4):
             async with proxy.chat(stream=stream) as response:
                 await response.read()
-        assert await second_of(proxy.edge.upstream) == b"{}"
+        assert await second_of(proxy.client) == b"{}"
 
-        pool = proxy.edge.upstream._sessions.pool.connector
+        pool = proxy.client.connections._sessions.pool.connector
         await until(lambda: not pool._acquired)
         assert not proxy.edge.sweep._watches
 
@@ -196,7 +197,7 @@ async def test_clients_that_leave_do_not_use_up_the_pool(start_proxy):
             await response.content.readany()
             response.close()
         await until(lambda: not proxy.edge.in_flight)
-        assert await second_of(proxy.edge.upstream) == b'"second"'
+        assert await second_of(proxy.client) == b'"second"'
 
         assert not proxy.edge.sweep._watches
 
@@ -216,11 +217,12 @@ async def test_an_upstream_that_speaks_first_is_502(start_proxy):
     """It is another program: its greeting can be there before the connection has an owner."""
 
     def greet() -> None:
-        peer, _ = listener.accept()
-        with peer:
-            peer.sendall(b"220 mail.example ESMTP\r\n")
-            while peer.recv(MIB):
-                pass
+        for _ in range(2):  # the look at /health, and the request
+            peer, _ = listener.accept()
+            with peer, suppress(ConnectionResetError):
+                peer.sendall(b"220 mail.example ESMTP\r\n")
+                while peer.recv(MIB):
+                    pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         greeting = asyncio.get_running_loop().run_in_executor(None, greet)
@@ -318,7 +320,7 @@ async def test_a_client_that_leaves_while_the_upstream_is_stopped_frees_the_conn
             await asyncio.sleep(0.3)
             assert proxy.edge.in_flight
         await until(lambda: not proxy.edge.in_flight)
-        assert await second_of(proxy.edge.upstream) == b'"second"'
+        assert await second_of(proxy.client) == b'"second"'
 
         assert not proxy.edge.sweep._watches
 
@@ -335,7 +337,7 @@ async def test_a_stream_that_is_cut_off_while_the_upstream_is_stopped_says_so_an
         assert received.count(b"shutting down") == 1
         numbers = [int(number) for number in re.findall(rb'"content": ?"(\d{6})x', received)]
         assert numbers == list(range(len(numbers)))
-        assert await second_of(proxy.edge.upstream) == b'"second"'
+        assert await second_of(proxy.client) == b'"second"'
 
 
 # --- requests that wait for each other
@@ -375,10 +377,14 @@ async def test_over_tls_a_slow_client_gets_every_byte_and_the_connection_is_used
     connections, answers = [], [FLOOD_STREAM, whole(LARGE), SECOND]
 
     async def answer(reader, writer):
-        connections.append(writer)
         with suppress(asyncio.IncompleteReadError):
             while True:
                 request = await reader.readuntil(b"\r\n\r\n")
+                if request.startswith(b"GET /health "):
+                    writer.write(HEALTHY)
+                    break
+                if writer not in connections:
+                    connections.append(writer)
                 length = re.search(rb"(?i)content-length: (\d+)", request)
                 await reader.readexactly(int(length[1]) if length else 0)
                 writer.write(answers.pop(0))
@@ -390,10 +396,10 @@ async def test_over_tls_a_slow_client_gets_every_byte_and_the_connection_is_used
         with await slow_client(proxy) as client:
             await asyncio.sleep(0.3)
             received = await read_until_silent(client)
-        assert await first_of(proxy.edge.upstream) == LARGE
-        assert await second_of(proxy.edge.upstream) == b'"second"'
+        assert await first_of(proxy.client) == LARGE
+        assert await second_of(proxy.client) == b'"second"'
 
         assert [int(number) for number in re.findall(rb'"content": ?"(\d{6})x', received)] == list(range(len(FLOOD)))
         assert received.endswith(b"0\r\n\r\n")
         assert len(connections) == 1
-        await proxy.edge.upstream.close()
+        await proxy.client.connections.close()

@@ -1,0 +1,32 @@
+"""The settings: settings.py lists them, sources.py reads them, checks.py looks at them together."""
+
+from proxy.config.checks import checked_backends, host_and_port
+from proxy.config.settings import (
+    MASK,
+    OPTIONS,
+    SETTINGS,
+    Backend,
+    Config,
+    ConfigError,
+    ModelSettings,
+    masked,
+    rows_of,
+)
+from proxy.config.sources import Reader, add_flags, load_config
+
+__all__ = [
+    "MASK",
+    "OPTIONS",
+    "SETTINGS",
+    "Backend",
+    "Config",
+    "ConfigError",
+    "ModelSettings",
+    "Reader",
+    "add_flags",
+    "checked_backends",
+    "host_and_port",
+    "load_config",
+    "masked",
+    "rows_of",
+]

@@ -1,0 +1,323 @@
+"""
+The settings of one proxy process: a frozen record.
+
+The fields of `Config` are the only list of settings. The flags, the names in the environment, the keys of the file,
+`--help` and the table in the README are derived from their annotations, and so are the tables of `Backend` and
+`ModelSettings`, the records inside it.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
+
+import msgspec
+
+from proxy.translate.options import Options
+from proxy.values import in_words
+
+MIB: Final = 1024 * 1024
+#: Arbitrary: no agent means to wait longer than a day. It keeps `inf` out of the timers.
+DAY: Final = 86_400
+MASK: Final = "***"
+
+Wait = Annotated[float, msgspec.Meta(gt=0, le=DAY)]
+WaitOrZero = Annotated[float, msgspec.Meta(ge=0, le=DAY)]
+Size = Annotated[int, msgspec.Meta(ge=1)]
+SizeOrZero = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ConfigError(ValueError):
+    """The settings cannot be used: exit code 78. The text is for the operator and holds no secret."""
+
+
+class About(NamedTuple):
+    """What a field's annotation adds to its type: one sentence, its name in the environment, its kind of text."""
+
+    doc: str
+    env: str = ""
+    form: str = ""
+    secret: bool = False
+
+
+class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model server, or, with `dns`, one for each address of its name."""
+
+    url: Annotated[str, About("http://, https:// or unix: and a path.", form="URL")]
+    name: Annotated[str, About("What logs, metrics and headers call it; empty is its host and port.")] = ""
+    weight: Annotated[
+        float, msgspec.Meta(gt=0, le=1000), About("Its share of the requests, beside the others' weights.")
+    ] = 1.0
+    models: Annotated[tuple[str, ...], About("The models that it serves; empty is any.")] = ()
+    api_key: Annotated[str, About("The bearer token sent to it; empty is `vllm_api_key`.", form="token")] = ""
+    api_key_file: Annotated[str, About("The file that holds this token.", form="path")] = ""
+    profile: Annotated[str, About("Its profile; empty is `profile`.", form="name")] = ""
+    zone: Annotated[str, About("Where it stands; those in the proxy's own `zone` come first.")] = ""
+    ca_file: Annotated[
+        str, About("The certificates, in PEM, that https:// trusts; empty is the system's.", form="path")
+    ] = ""
+    dns: Annotated[bool, About("Whether every address of the name is a replica, looked up again and again.")] = False
+
+
+OptionalWait = Wait | None
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What differs for one model. Null is what the setting of the same name says."""
+
+    timeout_s: Annotated[WaitOrZero | None, About("The longest a request may take; 0 is no limit.")] = None
+    first_byte_timeout_s: Annotated[
+        OptionalWait, About("The longest wait for the upstream's status line and first event.")
+    ] = None
+    between_bytes_timeout_s: Annotated[OptionalWait, About("The longest silence inside an answer.")] = None
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings. Names end in their unit: `_s` is seconds, `_bytes` is bytes."""
+
+    # --- model servers
+
+    vllm_base: Annotated[
+        str,
+        About(
+            "The upstream, with or without /v1, or several with commas between them;"
+            " empty without `backends` starts the embedded demo upstream.",
+            "VLLM_BASE",
+            "URL",
+        ),
+    ] = ""
+    vllm_api_key: Annotated[
+        str, About("The bearer token sent to the upstream.", "VLLM_API_KEY", "token", secret=True)
+    ] = ""
+    backends: Annotated[
+        tuple[Backend, ...], About("The upstreams one by one, instead of `vllm_base`.", "PROXY_BACKENDS")
+    ] = ()
+    models: Annotated[
+        Mapping[str, ModelSettings], About("Timeouts of single models, by the model's name.", "PROXY_MODELS")
+    ] = {}
+    profile: Annotated[str, About("What the upstream is: the list of rules that applies.", "PROXY_PROFILE", "name")] = (
+        "auto"
+    )
+    options: Annotated[
+        Mapping[str, Any], About("Changes to the profile's options.", "PROXY_OPTIONS", "NAME=VALUE,NAME=VALUE")
+    ] = {}
+    strict: Annotated[
+        bool, About("Refuse a request that would lose something, instead of mending it.", "PROXY_STRICT")
+    ] = False
+
+    # --- this process
+
+    host: Annotated[str, About("The address to listen on.", "PROXY_HOST", "address")] = "127.0.0.1"
+    port: Annotated[
+        int, msgspec.Meta(ge=0, le=65_535), About("The port to listen on; 0 takes any free one.", "PROXY_PORT")
+    ] = 9000
+    reuse_port: Annotated[
+        bool,
+        About(
+            "Let another instance with this setting share the port, so that a new version can take over.", "REUSE_PORT"
+        ),
+    ] = False
+    workers: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=1024),
+        About("How many processes serve; 0 is one for each core that may be used.", "WORKERS"),
+    ] = 0
+    watch_config_s: Annotated[
+        WaitOrZero,
+        About("How often the files of the configuration are looked at for changes; 0 is never.", "WATCH_CONFIG"),
+    ] = 2
+    drain_delay_s: Annotated[
+        WaitOrZero,
+        About("How long SIGTERM goes on accepting, so that balancers see that it is not ready.", "DRAIN_DELAY"),
+    ] = 5
+    drain_timeout_s: Annotated[
+        WaitOrZero, About("How long running requests may then take to finish.", "DRAIN_TIMEOUT")
+    ] = 300
+    shortcuts: Annotated[
+        Literal["none", "answer", "upstream", "push"],
+        About("How far the hot path leaves aiohttp's own objects; each includes the one before.", "SHORTCUTS"),
+    ] = "push"
+
+    # --- log
+
+    debug: Annotated[bool, About("Log at level debug; content is never logged.", "DEBUG")] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], About("The lowest level that is logged.", "LOG_LEVEL")
+    ] = "info"
+    log_file: Annotated[
+        str, About("The file that log lines are appended to; empty is standard output.", "LOG_FILE", "path")
+    ] = ""
+
+    # --- timers
+
+    timeout_s: Annotated[WaitOrZero, About("The longest a request may take; 0 is no limit.", "TIMEOUT")] = 0
+    connect_timeout_s: Annotated[Wait, About("The longest wait for a connection upstream.", "CONNECT_TIMEOUT")] = 2
+    first_byte_timeout_s: Annotated[
+        Wait, About("The longest wait for the upstream's status line and first event.", "FIRST_BYTE_TIMEOUT")
+    ] = 300
+    between_bytes_timeout_s: Annotated[
+        Wait, About("The longest silence inside an answer.", "BETWEEN_BYTES_TIMEOUT")
+    ] = 120
+    longest_timeout_s: Annotated[
+        Wait, About("The longest that a request's own headers may set a timer to.", "LONGEST_TIMEOUT")
+    ] = 3600
+    keep_alive_s: Annotated[
+        WaitOrZero,
+        About("How long a stream may be silent before a comment keeps it open; 0 is no comment.", "KEEP_ALIVE"),
+    ] = 15
+    header_timeout_s: Annotated[
+        Wait, About("The longest a client may take to send the headers of a request.", "HEADER_TIMEOUT")
+    ] = 10
+    read_timeout_s: Annotated[Wait, About("The longest a client may take to send its body.", "READ_TIMEOUT")] = 30
+    client_idle_s: Annotated[Wait, About("How long a client's connection is kept between requests.", "CLIENT_IDLE")] = (
+        75
+    )
+
+    # --- choice of a model server
+
+    balance: Annotated[
+        Literal["least_in_flight", "round_robin", "power_of_two", "session", "prefix"],
+        About("The policy that picks an upstream where there are several.", "BALANCE"),
+    ] = "least_in_flight"
+    session_header: Annotated[
+        str,
+        About(
+            "The header by which `balance=session` tells sessions apart; else it is `user`.", "SESSION_HEADER", "name"
+        ),
+    ] = "x-session-id"
+    zone: Annotated[str, About("Where this proxy stands: upstreams of this zone come first.", "ZONE", "name")] = ""
+    dns_refresh_s: Annotated[
+        Wait, About("How often the names of backends with `dns` are looked up.", "DNS_REFRESH")
+    ] = 10
+    health_interval_s: Annotated[Wait, About("How often each upstream's /health is asked.", "HEALTH_INTERVAL")] = 5
+    eject_after: Annotated[
+        Size,
+        About(
+            "So many failures in a row open an upstream's breaker; a refused connection does at once.", "EJECT_AFTER"
+        ),
+    ] = 5
+    eject_s: Annotated[
+        Wait,
+        About("How long an open breaker waits before it is tried; doubled each time, up to a minute.", "EJECT_TIME"),
+    ] = 5
+    slow_start_s: Annotated[
+        WaitOrZero, About("How long a returning upstream takes to get its full share.", "SLOW_START")
+    ] = 30
+    wedge_timeout_s: Annotated[
+        WaitOrZero,
+        About(
+            "An upstream with requests that sends no byte for so long gets no more of them; 0 is never.",
+            "WEDGE_TIMEOUT",
+        ),
+    ] = 120
+    max_attempts: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=2),
+        About("How often a request is sent, if nothing of an answer came.", "MAX_ATTEMPTS"),
+    ] = 2
+    retry_budget: Annotated[
+        float, msgspec.Meta(ge=0, le=1), About("The share of requests that may be sent a second time.", "RETRY_BUDGET")
+    ] = 0.2
+    failover: Annotated[
+        Literal["off", "text"],
+        About("Whether an answer that broke off in plain text is continued by another upstream.", "FAILOVER"),
+    ] = "text"
+
+    # --- bounds, of each worker
+
+    max_connections: Annotated[
+        Size, About("The most connections of each worker to one upstream.", "MAX_CONNECTIONS")
+    ] = 2048
+    # vLLM closes an idle connection after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): the pool must let go before it does.
+    pool_idle_s: Annotated[
+        Wait, About("How long an idle connection is kept; keep it below the upstream's keep-alive.", "POOL_IDLE")
+    ] = 3
+    max_in_flight: Annotated[Size, About("The most requests that a worker runs at once.", "MAX_IN_FLIGHT")] = 2048
+    max_queue: Annotated[SizeOrZero, About("The most requests that wait for one of them to end.", "MAX_QUEUE")] = 512
+    queue_timeout_s: Annotated[Wait, About("The longest that a request waits so.", "QUEUE_TIMEOUT")] = 10
+    batch_keys: Annotated[
+        str,
+        About(
+            "Bearer tokens, with commas between them, whose requests wait behind all others.",
+            "BATCH_KEYS",
+            "tokens",
+            secret=True,
+        ),
+    ] = ""
+    max_body_bytes: Annotated[Size, About("The largest body of a request.", "MAX_BODY_BYTES")] = 32 * MIB
+    max_buffered_bytes: Annotated[
+        Size, About("The most bytes of requests' bodies that a worker holds at once.", "MAX_BUFFERED_BYTES")
+    ] = 256 * MIB
+    max_event_bytes: Annotated[Size, About("The largest event of a stream.", "MAX_EVENT_BYTES")] = 16 * MIB
+
+    def __repr__(self) -> str:
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in masked(self).items())})"
+
+
+class Row(NamedTuple):
+    """A field of a record of settings, with the names under which it can be set."""
+
+    name: str
+    kind: Any
+    default: Any
+    about: About
+
+    @property
+    def flag(self) -> str:
+        """The long option. A secret comes by file: every user of a machine can read a process's arguments."""
+        words = "option" if self.name == "options" else self.keys[-1]
+        return "--" + words.replace("_", "-")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the file."""
+        return (self.name, self.name + "_file") if self.about.secret else (self.name,)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names in the environment, one for each key; `_FILE` is the form known from containers."""
+        return (self.about.env, self.about.env + "_FILE") if self.about.secret else (self.about.env,)
+
+    @property
+    def default_text(self) -> str:
+        """The default as a user would write it, "" for an empty one."""
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return "" if self.default in ("", {}, (), None) else str(self.default)
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        return self.about.form or in_words(self.kind)
+
+
+def rows_of(record: type[msgspec.Struct]) -> Mapping[str, Row]:
+    """Return the table of a record's fields by name."""
+    return MappingProxyType({field.name: _row_of(field) for field in msgspec.structs.fields(record)})
+
+
+def _row_of(field: msgspec.structs.FieldInfo) -> Row:
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    notes = [note for note in get_args(field.type)[1:] if isinstance(note, About)]
+    return Row(
+        field.name, field.type, "" if default is msgspec.NODEFAULT else default, notes[0] if notes else About("")
+    )
+
+
+SETTINGS: Final = rows_of(Config)
+OPTIONS: Final = rows_of(Options)
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The settings as plain data, with secrets replaced: fit for a screen or a log."""
+    values: dict[str, Any] = {name: getattr(config, name) for name in SETTINGS}
+    for name, row in SETTINGS.items():
+        if row.about.secret and values[name]:
+            values[name] = MASK
+    values["backends"] = [_without_secret(backend) for backend in config.backends]
+    values["models"] = msgspec.to_builtins(config.models)
+    return values
+
+
+def _without_secret(backend: Backend) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(backend)
+    return {**plain, "api_key": MASK if backend.api_key else ""}

@@ -1,0 +1,72 @@
+"""GET /v1/models: the model servers' own list; where they serve different models, their lists as one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from proxy.edge.call import Call
+from proxy.edge.edge import Edge
+from proxy.edge.relay import whole_body
+from proxy.errors import UpstreamError, UpstreamProtocolError
+from proxy.upstream.attempts import Errand, Sending
+from proxy.upstream.choice import Ask
+from proxy.upstream.replica import Replica
+from proxy.wire import headers as wire
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def models(edge: Edge, call: Call) -> web.StreamResponse:
+    """
+    Answer with the list of models.
+
+    Raises:
+        UpstreamError: no model server gave its list.
+    """
+    groups = _groups(edge.pool.replicas)
+    if len(groups) == 1:
+        return await call.send(await _list_of(edge, call, groups[0]))
+    lists, failures = [], []
+    for model in groups:
+        try:
+            lists.append(await _list_of(edge, call, model))
+        except UpstreamError as exc:
+            failures.append(exc)
+    if not lists:
+        raise failures[0]
+    return await call.send(_encode({"object": "list", "data": _merged(lists)}))
+
+
+def _groups(replicas: Sequence[Replica]) -> Sequence[str]:
+    """Return a model of each set of models that replicas serve; "" for those that serve any."""
+    return tuple(
+        dict.fromkeys(replica.backend.models[0] if replica.backend.models else "" for replica in replicas)
+    ) or ("",)
+
+
+async def _list_of(edge: Edge, call: Call, model: str) -> bytes:
+    errand = Errand(
+        first=edge.pool.choose(Ask(), model),
+        translate=None,
+        request_id=call.record.request_id,
+        limits=edge.deadlines.limits(call.request.headers, model),
+        trail=call.record,
+        model=model,
+        traceparent=wire.traceparent(call.request.headers.get("traceparent")),
+    )
+    async with Sending(edge.pool, errand) as sent:
+        return await whole_body(sent.answer)
+
+
+def _merged(lists: Sequence[bytes]) -> list[Any]:
+    """Return the models of all lists, each once."""
+    models: dict[Any, Any] = {}
+    for text in lists:
+        try:
+            for model in msgspec.json.decode(text)["data"]:
+                models.setdefault(model["id"], model)
+        except (msgspec.DecodeError, LookupError, TypeError):
+            raise UpstreamProtocolError("A model server's list of models is none.") from None
+    return list(models.values())

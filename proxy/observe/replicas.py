@@ -1,0 +1,162 @@
+"""
+What is counted of each replica, by all workers together.
+
+Replicas come and go while the workers run, so their names stand beside their numbers: a fixed number of places in
+shared memory, each with a name and, for each worker, a row of numbers. A place whose replica no worker has any more is
+given to the next one that needs it. The label's values are so bounded, however many replicas come and go.
+"""
+
+import fcntl
+import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from proxy.observe.layout import Family, Kind
+
+#: Arbitrary: the replicas that can be told apart. Those beyond share the last place, which is called `other`.
+PLACES: Final = 1024
+OTHER: Final = "other"
+_LONGEST_NAME: Final = 128
+
+_STATES: Final = ("closed", "open", "half_open")
+
+#: Where each number stands in a row of 8: a cache line.
+_KNOWN, _IN_FLIGHT, _STATE, _REQUESTS, _FAILURES, _OPENINGS = range(6)
+_STEP: Final = 8
+
+
+class ReplicaCount:
+    """The numbers of one replica in this worker; see `Tally` in upstream/replica.py."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, row: "memoryview[float]") -> None:
+        self._row = row
+
+    def began(self) -> None:
+        """A request is sent to it."""
+        self._row[_REQUESTS] += 1
+        self._row[_IN_FLIGHT] += 1
+
+    def ended(self) -> None:
+        """A request runs there no more."""
+        self._row[_IN_FLIGHT] -= 1
+
+    def failed(self) -> None:
+        """A request failed, and the replica is at fault."""
+        self._row[_FAILURES] += 1
+
+    def moved(self, state: int) -> None:
+        """Its breaker is in this state now: 0 closed, 1 open, 2 half-open."""
+        if state == _STATES.index("open") and self._row[_STATE] != state:
+            self._row[_OPENINGS] += 1
+        self._row[_STATE] = state
+
+    def forget(self) -> None:
+        """This worker has it no more."""
+        self._row[_KNOWN] = 0
+
+
+class ReplicaCounts:
+    """The numbers of all replicas. Build it before forking; a worker calls `use()` first."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._numbers = memoryview(mmap.mmap(-1, workers * PLACES * _STEP * 8)).cast("d")
+        self._names = mmap.mmap(-1, PLACES * _LONGEST_NAME)
+        # A lock of a file is one between processes, and the kernel opens it when a worker dies.
+        self._lock, path = tempfile.mkstemp()
+        os.unlink(path)
+        weakref.finalize(self, os.close, self._lock)
+        self._worker = 0
+
+    def use(self, worker: int) -> None:
+        """Count as this worker from now on; the first is 0."""
+        self._worker = worker
+
+    def tally(self, name: str) -> ReplicaCount:
+        """Return where this worker counts the replica of that name."""
+        with self._locked():
+            place = self._place(name[:_LONGEST_NAME])
+            row = self._row(self._worker, place)
+            row[_KNOWN] = 1
+            row[_STATE] = 0
+        return ReplicaCount(row)
+
+    def forget(self, worker: int) -> None:
+        """This worker is dead: it has no replicas, and nothing runs there any more. What it counted stays."""
+        for place in range(PLACES):
+            row = self._row(worker, place)
+            row[_KNOWN] = row[_IN_FLIGHT] = 0
+
+    def told(self) -> tuple[Sequence[Family], Sequence[float]]:
+        """Return the metrics, and the row in which their sums over all workers stand."""
+        places = [place for place in range(PLACES) if self._is_known(place)]
+        names = tuple(self._name(place) for place in places)
+        rows = [[self._row(worker, place) for worker in range(self._workers)] for place in places]
+        families: list[Family] = []
+        numbers: list[float] = []
+        for column, kind, name, about in _METRICS:
+            families.append(Family(kind, name, about, len(numbers), {"replica": names}))
+            numbers += [sum(row[column] for row in of_place) for of_place in rows]
+        labels: Mapping[str, Sequence[str]] = {"replica": names, "state": _STATES}
+        families.append(Family(Kind.GAUGE, "replica_breaker", "Workers whose breaker is so.", len(numbers), labels))
+        for of_place in rows:
+            known = [row[_STATE] for row in of_place if row[_KNOWN]]
+            numbers += [known.count(state) for state in range(len(_STATES))]
+        return families, numbers
+
+    # --- places
+
+    def _row(self, worker: int, place: int) -> "memoryview[float]":
+        start = (worker * PLACES + place) * _STEP
+        return self._numbers[start : start + _STEP]
+
+    def _is_known(self, place: int) -> bool:
+        return any(self._numbers[(worker * PLACES + place) * _STEP + _KNOWN] for worker in range(self._workers))
+
+    def _name(self, place: int) -> str:
+        start = place * _LONGEST_NAME
+        return self._names[start : start + _LONGEST_NAME].rstrip(b"\0").decode("utf-8", "replace")
+
+    def _place(self, name: str) -> int:
+        free: int | None = None
+        for place in range(PLACES - 1):
+            is_known = self._is_known(place)
+            if self._name(place) == name:  # also one that was gone for a while: its numbers go on
+                return place
+            if not is_known and free is None:
+                free = place
+            if not is_known and not self._name(place):
+                break
+        place, name = (PLACES - 1, OTHER) if free is None else (free, name)
+        self._give(place, name)
+        return place
+
+    def _give(self, place: int, name: str) -> None:
+        start = place * _LONGEST_NAME
+        raw = name.encode("utf-8", "replace")[:_LONGEST_NAME]
+        if place != PLACES - 1:
+            for worker in range(self._workers):
+                self._row(worker, place)[:] = memoryview(bytes(_STEP * 8)).cast("d")
+        self._names[start : start + _LONGEST_NAME] = raw.ljust(_LONGEST_NAME, b"\0")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+
+_METRICS: Final = (
+    (_REQUESTS, Kind.COUNTER, "replica_requests", "Requests that were sent to a replica."),
+    (_FAILURES, Kind.COUNTER, "replica_failures", "Requests that failed there, and the replica is at fault."),
+    (_OPENINGS, Kind.COUNTER, "replica_breaker_openings", "Times that a worker's breaker opened."),
+    (_IN_FLIGHT, Kind.GAUGE, "replica_in_flight", "Requests that run there now."),
+)

@@ -1,0 +1,229 @@
+"""
+The one owner of retries: a request goes to a replica, and at most once more to another one.
+
+    choose -> translate for it -> send -+- 200 ------------------------------------> the answer
+                ^                       +- may be tried again, budget left ---------+
+                |                       +- 400 that a rule would have avoided --+   |
+                +-------------------------- the same replica, with the rule ----+---+- another replica
+                                        +- anything else ---------------------------> the error
+
+Nothing is sent again after the first byte of an answer; what can be done then is in edge/failover.py.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import msgspec
+
+from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamRejected
+from proxy.translate.failure import translate_failure
+from proxy.translate.profile import Profile
+from proxy.translate.request import UpstreamRequest
+from proxy.upstream.answer import Answer, Limits, read_at_most
+from proxy.upstream.choice import Ask
+from proxy.upstream.pool import Pool
+from proxy.upstream.replica import Replica
+from proxy.upstream.retry import REJECTED_SHAPE, Verdict, retry_reason, verdict
+from proxy.upstream.route import Asking, Stale
+
+LONGEST_FAILURE: Final = 1024 * 1024
+#: Arbitrary: the longest pause that a replica's Retry-After gives it.
+_LONGEST_REST_S: Final = 60.0
+
+
+class Trail(Protocol):
+    """What is written down of an errand, also of one that fails."""
+
+    attempts: int
+    replica: str | None
+    retried: tuple[str, ...]
+
+
+class Errand(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is to be asked: `translate` gives the request for a replica's profile; None asks for the list of models.
+
+    `first` is the replica that `Pool.choose()` gave for it; `avoid` are those that have failed at it before.
+    `trail` gets the number of attempts, the last replica, and why there was another attempt, once for each.
+    """
+
+    first: Replica
+    translate: Callable[[Profile], Awaitable[UpstreamRequest]] | None
+    request_id: str
+    limits: Limits
+    trail: Trail
+    model: str = ""
+    ask: Ask = Ask()
+    traceparent: str | None = None
+    avoid: Collection[Replica] = ()
+
+
+class Sending:
+    """
+    One errand: `async with Sending(pool, errand) as sent`, then `sent.answer`, which has status 200.
+
+    Raises:
+        UpstreamError: on entering or inside, by cause.
+        ClientError: on entering: no replica is there for the model, or the request cannot be translated.
+    """
+
+    __slots__ = (
+        *("_attempts", "_errand", "_exchange", "_pool", "_started_at", "_tried"),
+        *("answer", "failure", "replica", "request"),
+    )
+
+    answer: Answer
+    replica: Replica
+    request: UpstreamRequest
+
+    def __init__(self, pool: Pool, errand: Errand) -> None:
+        self._pool = pool
+        self._errand = errand
+        self._tried = list(errand.avoid)
+        self._attempts = 0
+        #: what the owner found wrong with an answer that did not raise
+        self.failure: UpstreamError | None = None
+
+    async def __aenter__(self) -> Self:
+        self._pool.budget.pay_in()
+        self._started_at = asyncio.get_running_loop().time()
+        replica, is_fresh = self._errand.first, False
+        while True:
+            try:
+                await self._begin(replica, is_fresh)
+            except UpstreamError as exc:
+                again = self._next(replica, exc)
+                if again is None:
+                    raise
+                replica, is_fresh = again
+            else:
+                return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._exchange.__aexit__(kind, error, trace)
+        except UpstreamError as exc:
+            self._judge(exc)
+            raise
+        else:
+            if error is None or isinstance(error, UpstreamError):
+                self._judge(self.failure or error)
+            else:  # the client left, or this process is at fault
+                self._pool.released(self.replica)
+        finally:
+            self._pool.ended(self.replica)
+
+    async def _begin(self, replica: Replica, is_fresh: bool) -> None:
+        """
+        Send to `replica`; return when an answer of status 200 has begun.
+
+        Raises:
+            UpstreamError, ClientError: none has.
+        """
+        self.replica = replica
+        pool = self._pool
+        try:
+            exchange = await self._exchange_with(replica, is_fresh)
+        except BaseException:
+            pool.released(replica)
+            raise
+        self._attempts += 1
+        self._errand.trail.attempts += 1
+        self._errand.trail.replica = replica.name
+        pool.began(replica)
+        is_open = False
+        try:
+            answer = await exchange.__aenter__()
+            is_open = True
+            self.answer = await accepted(answer)
+        except BaseException as exc:
+            if is_open:
+                await exchange.__aexit__(type(exc), exc, exc.__traceback__)
+            if isinstance(exc, UpstreamError):
+                self._judge(exc)
+            else:
+                pool.released(replica)
+            pool.ended(replica)
+            raise
+        self._exchange = exchange
+
+    async def _exchange_with(self, replica: Replica, is_fresh: bool) -> AbstractAsyncContextManager[Answer]:
+        errand = self._errand
+        limits = errand.limits
+        if self._attempts and limits.total_s != math.inf:
+            passed_s = asyncio.get_running_loop().time() - self._started_at
+            limits = msgspec.structs.replace(limits, total_s=max(0.0, limits.total_s - passed_s))
+        asking = Asking(None, errand.request_id, limits, errand.traceparent, is_fresh)
+        if errand.translate is None:
+            return replica.connections.models(asking)
+        self.request = await errand.translate(replica.profile)
+        return replica.connections.send(self.request, asking)
+
+    def _judge(self, error: UpstreamError | None) -> None:
+        pool, replica = self._pool, self.replica
+        if isinstance(error, Stale):
+            pool.released(replica)
+            return
+        found = verdict(error)
+        if found is Verdict.FINE:
+            pool.succeeded(replica)
+        else:
+            assert error is not None
+            pool.failed(replica, error.message, at_once=found is Verdict.REFUSED)
+
+    # --- once more
+
+    def _next(self, replica: Replica, error: UpstreamError) -> tuple[Replica, bool] | None:
+        """Return where the request goes next, and whether on a connection of its own; None if it does not."""
+        pool, errand = self._pool, self._errand
+        self._let_rest(replica, error)
+        if self._attempts >= pool.config.max_attempts:
+            return None
+        if errand.translate is not None and isinstance(error, UpstreamRejected) and pool.learn(replica, error):
+            errand.trail.retried += (REJECTED_SHAPE,)
+            return replica, False
+        reason = retry_reason(error)
+        if reason is None:
+            return None
+        self._tried.append(replica)
+        other = pool.choose_other(errand.ask, errand.model, self._tried)
+        if other is None and isinstance(error, Stale):
+            other = replica
+        if other is None or not pool.budget.take():
+            if other is not None:
+                pool.released(other)
+            return None
+        errand.trail.retried += (reason,)
+        # Where one pooled connection was stale, others may be.
+        return other, isinstance(error, Stale)
+
+    def _let_rest(self, replica: Replica, error: UpstreamError) -> None:
+        """Honour the Retry-After of a replica that is overloaded, if others can have the requests meanwhile."""
+        pause = error.headers.get("Retry-After", "")
+        if isinstance(error, UpstreamRejected) and error.status in (429, 503) and pause.isdecimal():
+            now = asyncio.get_running_loop().time()
+            replica.resting_until = now + min(float(pause), _LONGEST_REST_S)
+            self._pool.refresh()
+
+
+async def accepted(answer: Answer) -> Answer:
+    """
+    Return `answer` if the model server took the request.
+
+    Raises:
+        UpstreamError: the error that any other status than 200 stands for.
+    """
+    if answer.status == 200:
+        return answer
+    if answer.status < 400:
+        raise UpstreamProtocolError(f"The model server answered with status {answer.status}, which is not followed.")
+    error = translate_failure(answer.status, await read_at_most(answer, LONGEST_FAILURE))
+    if answer.retry_after is not None:
+        error.headers["Retry-After"] = answer.retry_after
+    raise error
