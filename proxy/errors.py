@@ -11,6 +11,7 @@ What can go wrong, by who is at fault.
         UpstreamTimeout 504       names the timer
         UpstreamRejected          its own status, its body translated
         UpstreamProtocolError 502 bytes came, not in the agreed form
+      Overloaded 503              refused before anything was read or sent; Retry-After
       ShuttingDown 503            this process is going away
 
 Every failure leaves the process through `error_body`, so that a client parses one shape:
@@ -144,6 +145,13 @@ class UpstreamRejected(UpstreamError):
         self.status = status
         self.kind = kind
         self.code = code
+
+
+class Overloaded(ProxyError):
+    """There are too many requests already; `headers` carries Retry-After."""
+
+    status = 503
+    code = "overloaded"
 
 
 class ShuttingDown(ProxyError):

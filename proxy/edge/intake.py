@@ -6,6 +6,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from proxy.config import Config
+from proxy.edge.admission import Place
 from proxy.edge.record import clipped
 from proxy.errors import MalformedHttp, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from proxy.wire import headers as wire
@@ -13,17 +14,20 @@ from proxy.wire import headers as wire
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-async def read_json_body(request: web.BaseRequest, config: Config, place=None) -> bytes:
+async def read_json_body(request: web.BaseRequest, config: Config, place: Place) -> bytes:
     """
-    Return the request's body.
+    Return the request's body. Its bytes are held by `place` before they are read.
 
     Raises:
+        Overloaded: the bodies of others leave no room for it.
         UnsupportedMediaType: it is declared as something other than plain JSON.
         PayloadTooLarge: it is over `max_body_bytes`; by its declared length before a byte is read, else by count.
         RequestTimeout: it did not come within `read_timeout_s`.
         MalformedHttp: its framing is broken.
     """
-    _check_declared(request, config)
+    length = _check_declared(request, config)
+    if length:
+        place.hold(length)
     expect = request.headers.get(hdrs.EXPECT)
     if expect is not None and expect.lower() == "100-continue":
         await request.writer.write(_CONTINUE)
@@ -34,7 +38,7 @@ async def read_json_body(request: web.BaseRequest, config: Config, place=None) -
                 raise _too_large(config)
             return body
         async with asyncio.timeout(config.read_timeout_s):
-            return await request.read()
+            return await request.read() if length is not None else await _read_chunked(request, config, place)
     except TimeoutError:
         raise RequestTimeout(f"read_timeout_s: the body did not arrive within {config.read_timeout_s:g} s.") from None
     except web.HTTPRequestEntityTooLarge:
@@ -43,7 +47,19 @@ async def read_json_body(request: web.BaseRequest, config: Config, place=None) -
         raise MalformedHttp("The body's chunked or length framing is broken.") from None
 
 
-def _check_declared(request: web.BaseRequest, config: Config) -> None:
+async def _read_chunked(request: web.BaseRequest, config: Config, place: Place) -> bytes:
+    """Read a body that does not say how long it is."""
+    body = bytearray()
+    while piece := await request.content.readany():
+        place.hold(len(piece))
+        body += piece
+        if len(body) > config.max_body_bytes:
+            raise _too_large(config)
+    return bytes(body)
+
+
+def _check_declared(request: web.BaseRequest, config: Config) -> int | None:
+    """Check what the headers say of the body; return its length if they say it."""
     content_type = request.headers.get(hdrs.CONTENT_TYPE)
     if content_type is not None and content_type != "application/json" and not wire.is_json(content_type):
         raise UnsupportedMediaType(f"Content-Type must be application/json, not {clipped(content_type)}.")
@@ -53,6 +69,7 @@ def _check_declared(request: web.BaseRequest, config: Config) -> None:
     length = request.content_length
     if length is not None and length > config.max_body_bytes:
         raise _too_large(config)
+    return length
 
 
 def _too_large(config: Config) -> PayloadTooLarge:

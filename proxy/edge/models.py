@@ -8,7 +8,7 @@ from aiohttp import web
 
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
-from proxy.edge.relay import whole_body
+from proxy.edge.whole import whole_body
 from proxy.errors import UpstreamError, UpstreamProtocolError
 from proxy.upstream.attempts import Errand, Sending
 from proxy.upstream.choice import Ask

@@ -135,7 +135,7 @@ VLLM_QUIRKS: Final[tuple[Quirk, ...]] = (
         since=(0, 24, 0),
         before=(0, 25, 0),
         fact="A required call that is streamed has the id `chatcmpl-tool-…`.",
-        seen_by="nine_char_tool_ids",
+        seen_by="nine_char_call_ids",
         source="vllm#47734",
     ),
     Quirk(

@@ -58,7 +58,14 @@ def test_what_prefix_remembers_is_worth_its_memory(workers):
 
 
 def test_prefix_tells_conversations_apart_that_begin_alike():
-    assert shown("prefix", one_opening=True)["cached"] == pytest.approx(shown("prefix")["cached"], abs=0.04)
+    assert shown("prefix", traffic=balance.ONE_OPENING)["cached"] == pytest.approx(shown("prefix")["cached"], abs=0.04)
+
+
+def test_questions_without_a_second_turn_have_nothing_to_gain_from_prefix():
+    rows = {name: shown(name, traffic=balance.QUESTIONS) for name in ("prefix", "least_in_flight")}
+
+    assert rows["prefix"]["cached"] == pytest.approx(rows["least_in_flight"]["cached"], abs=0.03)
+    assert rows["prefix"]["busiest"] <= 1.3
 
 
 # --- the simulation itself
@@ -140,10 +147,7 @@ def test_the_conversation_that_was_not_used_for_longest_is_forgotten_first_and_n
 
 def test_the_published_rows_are_those_of_the_plans():
     found = json.loads((RESULTS / "balance.json").read_text())
-    plans = [
-        ("one opening" if plan.one_opening else "agents", plan.replicas, plan.workers, plan.policy)
-        for plan in balance.plans(found["seed"])
-    ]
+    plans = [(plan.traffic, plan.replicas, plan.workers, plan.policy) for plan in balance.plans(found["seed"])]
 
     assert [(row["traffic"], row["replicas"], row["workers"], row["policy"]) for row in found["rows"]] == plans
 

@@ -208,7 +208,7 @@ async def test_a_failure_without_end_is_read_to_a_bound(start_proxy):
 
 
 async def test_an_answer_over_the_bound_is_502(start_proxy, monkeypatch):
-    monkeypatch.setattr("proxy.edge.relay.LONGEST_ANSWER", 100)
+    monkeypatch.setattr("proxy.edge.whole.LONGEST_ANSWER", 100)
     async with ScriptedUpstream([whole(completion("x" * 100))]) as upstream:
         proxy = await start_proxy(upstream.url)
         async with proxy.chat() as response:

@@ -19,8 +19,8 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from typing import Any, Self
 
@@ -80,7 +80,7 @@ def usual(call: Call) -> Script:
     """Return what a healthy model answers: "Hello", in the form that was asked for."""
     try:
         body = call.json
-    except ValueError:
+    except (ValueError, RecursionError):
         return [whole({"error": {"message": "not JSON", "type": "BadRequestError", "code": 400}}, 400)]
     if not body.get("stream"):
         return [whole(completion("Hello"))]
@@ -154,6 +154,18 @@ class Model:
         server.close()
         for connection in [each for each in self.connections if each.port == port]:
             connection.transport.abort()
+
+    @asynccontextmanager
+    async def down(self, ports: Iterable[int] | None = None) -> AsyncIterator[None]:
+        """Be down inside the block, on these ports or on all."""
+        chosen = list(self.ports if ports is None else ports)
+        for port in chosen:
+            await self.refuse(port)
+        try:
+            yield
+        finally:
+            for port in chosen:
+                await self.listen(port)
 
     def play(self, *scripts: Script | Callable[[Call], Script]) -> Play:
         """Play these to the calls that bear the mark of what is returned."""

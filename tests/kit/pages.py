@@ -33,7 +33,7 @@ _METRICS: Final = (
 ).encode()
 
 _JSON: Final[dict[str, Any]] = {
-    "/version": {"version": "0.11.0"},
+    "/version": {"version": "0.32.0"},
     "/load": {"server_load": 0},
     "/get_load": {"load": 0},
     "/v1/models": _MODELS,

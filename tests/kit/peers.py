@@ -39,7 +39,8 @@ _MARKED: Final = re.compile(r"(?<=<!-- faults -->\n).*(?=<!-- end of faults -->)
 #: LiteLLM imports for half a minute on a slow machine; smg looks at its model server first.
 _START_S: Final = 120.0
 _STOP_S: Final = 15.0
-_TWO_SERVERS: Final = ("F04g", "F06c")
+TWO_SERVERS: Final = ("F04g", "F06c")
+ONE_SERVER: Final = tuple(row.id for row in ROWS if row.id not in TWO_SERVERS)
 
 
 class Gateway(NamedTuple):
@@ -146,7 +147,12 @@ class Running:
                 start_new_session=True,
             )
         self.starts += 1
-        if not await wait_until_it_serves(self._rig, _START_S):
+        ended = asyncio.ensure_future(self._process.wait())
+        serving = asyncio.ensure_future(wait_until_it_serves(self._rig, _START_S))
+        await asyncio.wait([ended, serving], return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not serving.done() or not serving.result():
+            serving.cancel()
             raise NoStart(f"{await why_not(self._rig)}\n{(self._folder / 'log').read_text(errors='replace')[-2000:]}")
 
     async def stop(self) -> None:
@@ -184,17 +190,24 @@ async def measure(gateway: Gateway) -> dict[str, Any]:
     Raises:
         NoStart: it does not come up.
     """
-    one, starts = await _run(gateway, [row.id for row in ROWS if row.id not in _TWO_SERVERS], servers=1)
-    two, more = await _run(gateway, _TWO_SERVERS, servers=2)
+    one, starts = await check(gateway, ONE_SERVER, servers=1)
+    two, more = await check(gateway, TWO_SERVERS, servers=2)
     rows = sorted((result.fields() for result in [*one, *two]), key=lambda row: str(row["id"]))
     return {"version": gateway.version, "restarts": starts + more - 2, "rows": rows}
 
 
-async def _run(gateway: Gateway, ids: Sequence[str], *, servers: int) -> tuple[list[Result], int]:
-    """Return the results, and how often it had to be started."""
+async def check(
+    gateway: Gateway, ids: Sequence[str], *, servers: int, silence_s: float = 17.0
+) -> tuple[list[Result], int]:
+    """
+    Return the results of these rows with so many model servers, and how often the gateway had to be started.
+
+    Raises:
+        NoStart: it does not come up.
+    """
     with tempfile.TemporaryDirectory() as folder:
         async with Model([0] * servers) as model, Model() as other:
-            rig = Rig(Target("127.0.0.1", _free_port()), model, other)
+            rig = Rig(Target("127.0.0.1", _free_port()), model, other, silence_s=silence_s)
             running = Running(gateway, rig, Path(folder))
             rig.ending = Ending(running.terminate, running.exit_code)
             try:

@@ -113,6 +113,22 @@ def test_auto_spares_the_rules_that_the_upstream_does_not_need(answers, mode, ba
     assert (findings.mode, *overrides_of(findings)) == (mode, base, changed)
 
 
+@pytest.mark.parametrize(
+    ("changed", "mode"),
+    [
+        # vLLM up to 0.9 goes on from a last assistant message by itself, and had a library that says so of ids
+        ({"last_assistant": 7, "short_id": STRICT_LIBRARY["short_id"]}, "mistral"),
+        ({"last_assistant": OLD_LAST}, "mistral"),
+        ({"last_assistant": "The last message must be a user's."}, None),
+        ({"last_assistant": "The last message must be a user's.", "user_twice": ALTERNATION}, "hf"),
+        ({"last_assistant": "The last message must be a user's.", "late_system": 14}, "hf"),
+        ({"last_assistant": 7}, "hf"),
+    ],
+)
+def test_who_renders_the_prompt_is_told_by_what_only_one_of_them_says(changed, mode):
+    assert found(RECORDED["mistral-v13"] | changed).mode == mode
+
+
 NOT_VLLM = {
     "no route": (404, b'{"detail":"Not Found"}'),
     "no key": (401, b'{"error":"Unauthorized"}'),

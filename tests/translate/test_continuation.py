@@ -230,6 +230,7 @@ _WORDS = st.sampled_from(
 )
 @example("Hello  world", [0.999, 0.5], "mistral-api", True, False, 0)
 @example("Hello! \n How", [0.6], "vllm-mistral-tokenizer", True, True, 0)
+@example(" get_weather{}", [0.0], "vllm-hf-template", True, False, 0)
 @settings(max_examples=600, deadline=None)
 def test_any_text_may_break_any_number_of_times(
     text: str, cuts: list[float], profile: str, with_tools: bool, finds_thoughts: bool, size: int
@@ -239,10 +240,15 @@ def test_any_text_may_break_any_number_of_times(
     result = served(request, model.stream, [(part, None) for part in cuts], size=size)
 
     if result.translator.state is State.CLOSED:
-        assert result.message == served(request, Model(text).stream, []).message
+        assert _without_ids(result.message) == _without_ids(served(request, Model(text).stream, []).message)
         assert result.turns == len(cuts)
     else:
         assert b'"tool_calls":[' in result.out or b'"reasoning"' in result.out
+
+
+def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """A call that is found in text has an id made of the answer's own."""
+    return {**message, "tool_calls": [found["function"] for found in message.get("tool_calls", ())]}
 
 
 def test_a_call_that_follows_the_text_comes_from_the_upstream_that_goes_on() -> None:

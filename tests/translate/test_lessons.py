@@ -87,7 +87,7 @@ OF_NO_USE = {
     '   1 | start: body | json_grammar\n   2 | json_grammar: SAFE_WS? %json {"not": {}}\n'
     '                     ^\n   3 | body: think? (content | fcalls)\n   4 | fcalls: content? (<[9]> "get_time"',
     "nothing": "",
-    "our own advice": "no (devstral-proxy: Unexpected role 'user' after role 'tool'.)",
+    "our own advice": "no (devstral-proxy: strict: Extra inputs are not permitted.)",
 }
 
 

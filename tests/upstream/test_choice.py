@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import get_args, get_type_hints
 
 import pytest
@@ -171,7 +172,7 @@ def test_each_replica_is_drawn_as_often_as_its_weight_says():
 def test_the_draws_of_neighbouring_numbers_show_no_order():
     pool = replicas(*[0] * 4)
     drawn = [make_policy("power_of_two")(pool, Ask(i)).name for i in range(8_000)]
-    pairs = Counter(zip(drawn, drawn[1:], strict=False))
+    pairs = Counter(pairwise(drawn))
 
     assert len(pairs) == 16
     assert list(pairs.values()) == pytest.approx([500] * 16, rel=0.2)

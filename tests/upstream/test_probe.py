@@ -148,8 +148,26 @@ async def test_a_server_without_this_tokenize_gets_the_safe_default_after_three_
 
 @pytest.mark.parametrize(
     "nonsense",
-    [[NOT_FOUND], [PAGE], {"version": 32, "data": {}}, {}, [whole(b"[1]")], [whole(b"\xff\xfe")], [whole(b"")]],
-    ids=["no route", "a page", "other types", "an empty object", "a list", "not UTF-8", "nothing"],
+    [
+        [NOT_FOUND],
+        [PAGE],
+        {"version": 32, "data": {}},
+        {},
+        [whole(b"[1]")],
+        [whole(b'{"version":"\xff","data":[{"id":"\xff"}]}')],
+        [whole(b"")],
+        [whole({"version": "0.9.0", "data": [{"id": "other"}]}, 404)],
+    ],
+    ids=[
+        "no route",
+        "a page",
+        "other types",
+        "an empty object",
+        "a list",
+        "not UTF-8",
+        "nothing",
+        "an error with both",
+    ],
 )
 async def test_the_probes_do_without_version_and_model(nonsense):
     async with FakeVllm(RECORDED["mistral-v13"], version=nonsense, models=nonsense) as upstream:

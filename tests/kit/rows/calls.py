@@ -1,12 +1,12 @@
 """F17 to F20: usage and tool calls in answers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tests.fakes import completion, text_chunk, whole
 from tests.kit.answers import FIRST_PART, LAST_PART, USAGE, call, calling, part, stream
-from tests.kit.model import Play, usual
+from tests.kit.model import Call, Play, Script, usual
 from tests.kit.rig import Rig, choices, deltas, text_of
 from tests.kit.row import Kind, Row
 from tests.kit.sse import Event
@@ -121,8 +121,16 @@ async def _both_arrive(rig: Rig, parts: Sequence[Delta]) -> str:
     return ""
 
 
-def _calling(parts: Sequence[Delta]) -> list[bytes]:
-    return [stream(FIRST_PART, *map(part, parts), part({}, finish="tool_calls"))]
+def _calling(parts: Sequence[Delta]) -> Callable[[Call], Script]:
+    """A model that makes these calls, in a stream or, for a gateway that asks so, in a whole answer."""
+
+    def script(asked: Call) -> Script:
+        if asked.json.get("stream"):
+            return [stream(FIRST_PART, *map(part, parts), part({}, finish="tool_calls"))]
+        pieces = [piece for each in parts for piece in each["tool_calls"]]
+        return [whole(calling(*(call(index, *rest) for index, *rest in _put_together(pieces))))]
+
+    return script
 
 
 async def _streamed(rig: Rig, play: Play) -> list[Event]:
@@ -135,9 +143,13 @@ def _pieces(events: Sequence[Event]) -> list[Delta]:
 
 
 def _assembled(events: Sequence[Event]) -> list[tuple[int, str, str]]:
+    return _put_together(_pieces(events))
+
+
+def _put_together(pieces: Sequence[Delta]) -> list[tuple[int, str, str]]:
     """Return (index, name, arguments) of each call, as clients put them together."""
     calls: dict[int, list[str]] = {}
-    for piece in _pieces(events):
+    for piece in pieces:
         function, found = piece.get("function") or {}, calls.setdefault(piece.get("index", -1), ["", ""])
         found[0] += function.get("name") or ""
         found[1] += function.get("arguments") or ""
@@ -162,7 +174,12 @@ def _once(events: Sequence[Event]) -> str:
 async def leaked_in_a_stream(rig: Rig) -> str:
     """A call that leaks into a stream's text as [TOOL_CALLS]… arrives as a call."""
     pieces = [_LEAKED[at : at + 7] for at in range(0, len(_LEAKED), 7)]
-    events = await _streamed(rig, rig.play([stream(FIRST_PART, *map(text_chunk, pieces), LAST_PART)]))
+
+    def script(asked: Call) -> Script:
+        streamed = stream(FIRST_PART, *map(text_chunk, pieces), LAST_PART)
+        return [streamed if asked.json.get("stream") else whole(completion(_LEAKED))]
+
+    events = await _streamed(rig, rig.play(script))
     if "TOOL_CALLS" in text_of(events):
         raise Fails("it arrives as text")
     return _is_paris([(name, arguments) for _, name, arguments in _assembled(events)])

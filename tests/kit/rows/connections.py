@@ -42,9 +42,7 @@ def _close_if_used(call: Call) -> Script:
 
 async def refused(rig: Rig) -> str:
     """A model server that is down is a 502 or 503 at once, and JSON."""
-    port = rig.model.ports[0]
-    await rig.model.refuse(port)
-    try:
+    async with rig.model.down():
         asked_at = time.monotonic()
         answer = await rig.whole(rig.play())
         if answer.status not in (502, 503):
@@ -52,20 +50,14 @@ async def refused(rig: Rig) -> str:
         if not isinstance((await answer.json()).get("error"), dict):
             raise Fails(f"{answer.status} without an error object")
         return f"{answer.status} {took(asked_at)}"
-    finally:
-        await rig.model.listen(port)
 
 
 async def back_again(rig: Rig) -> str:
     """A model server that is up again gets requests within four seconds."""
-    port = rig.model.ports[0]
-    await rig.model.refuse(port)
-    try:
+    async with rig.model.down():
         for _ in range(3):
             with suppress(Fails):  # what it says of it is another row
                 await rig.whole(rig.play(), patience_s=_BRIEF_S)
-    finally:
-        await rig.model.listen(port)
     up_at = time.monotonic()
     async with within(PATIENCE_S, "it was not asked again"):
         while not await rig.is_serving():  # noqa: ASYNC110 - it is the gateway that has to notice
@@ -77,12 +69,8 @@ async def one_of_two_is_down(rig: Rig) -> str:
     """Of two model servers one is down: every request is answered by the other."""
     if len(rig.model.ports) < 2:
         raise NotApplicable("one model server; give --upstream-port twice")
-    port = rig.model.ports[0]
-    await rig.model.refuse(port)
-    try:
+    async with rig.model.down(rig.model.ports[:1]):
         statuses = [(await rig.whole(rig.play())).status for _ in range(_REQUESTS)]
-    finally:
-        await rig.model.listen(port)
     if bad := [status for status in statuses if status != 200]:
         raise Fails(f"{len(bad)} of {len(statuses)} failed: {bad[0]}")
     return ""

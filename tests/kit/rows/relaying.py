@@ -33,6 +33,8 @@ async def at_once(rig: Rig) -> str:
                     got += text_of([await answer.next_event()])
                 has.set()
             await answer.events()
+    except Fails as exc:
+        raise Fails(f"kept back: {exc}") from None
     finally:
         for has in seen:
             has.set()

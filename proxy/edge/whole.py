@@ -1,0 +1,51 @@
+"""A whole answer of a model server, and what is written down of any answer."""
+
+from typing import Final
+
+from proxy.edge.call import Call
+from proxy.edge.record import clipped
+from proxy.errors import UpstreamProtocolError
+from proxy.translate.completion import CompletionAnswer
+from proxy.translate.request import UpstreamRequest
+from proxy.translate.stream import StreamTranslator
+from proxy.upstream.answer import Answer, read_whole
+from proxy.wire import headers as wire
+
+#: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
+LONGEST_ANSWER: Final = 64 * 1024 * 1024
+
+
+async def whole_body(answer: Answer) -> bytes:
+    """
+    Return a JSON answer.
+
+    Raises:
+        UpstreamError: it is something else, or broke off.
+    """
+    # Some servers leave the header out; what the body is, its decoder will say.
+    if answer.content_type is not None and not wire.is_json(answer.content_type):
+        raise unexpected(answer)
+    return await read_whole(answer, LONGEST_ANSWER)
+
+
+def unexpected(answer: Answer) -> UpstreamProtocolError:
+    """Return the error of an answer whose type is not the one that was asked for."""
+    kind = clipped(wire.media_type(answer.content_type)) or "nothing"
+    return UpstreamProtocolError(f"The model server answered with {kind} where it should not.")
+
+
+def note_request(call: Call, request: UpstreamRequest) -> None:
+    """Write down what is asked."""
+    record = call.record
+    record.model = clipped(request.model)
+    record.stream = request.stream
+    record.rules = request.rules_applied
+
+
+def note_answer(call: Call, answer: CompletionAnswer | StreamTranslator) -> None:
+    """Write down what was answered."""
+    record = call.record
+    record.rules = tuple(dict.fromkeys(record.rules + answer.rules_applied))
+    record.finish_reason = ",".join(answer.finish_reasons) or None
+    if answer.usage is not None:
+        record.tokens_in, record.tokens_out = answer.usage.prompt_tokens, answer.usage.completion_tokens
