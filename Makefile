@@ -9,7 +9,7 @@ AI_SDK := tests/clients/js/node_modules
 
 .PHONY: help run test test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
-	peers lock-peers
+	peers lock-peers faults faults-peers
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,6 +50,18 @@ fuzz: $(VENV)/.dev-stamp ## Look for inputs that break the stream code, for SECO
 
 test-clients: $(VENV)/.dev-stamp .venv-clients/.stamp $(AI_SDK)/.stamp ## Let LangChain and the Vercel AI SDK (needs node and npm) use the proxy
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+
+# --- the conformance kit: it is the gateway's model server on UPSTREAM_PORT, and its client; see tests/kit/__main__.py.
+
+UPSTREAM_PORT := 18080
+
+faults: $(VENV)/.run-stamp ## Check any gateway: TARGET=http://HOST:PORT, whose model server is http://127.0.0.1:18080
+	@test -n "$(TARGET)" || { echo 'Say where the gateway is: make faults TARGET=http://127.0.0.1:9000' >&2; exit 2; }
+	$(BIN)/python -m tests.kit --target $(TARGET) --upstream-port $(UPSTREAM_PORT) $(ARGS)
+
+faults-peers: $(VENV)/.run-stamp ## Check this proxy and other gateways that way, write tests/kit/results.json, in about 12 minutes
+	-@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv-peer-%/.stamp)
+	$(BIN)/python -m tests.kit.peers $(ARGS)
 
 # --- environments
 

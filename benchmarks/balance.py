@@ -58,7 +58,7 @@ FIXED_S: Final = 0.03
 LANES_PER_REPLICA: Final = 8
 HOT_SESSIONS: Final = 8
 HOT_LANES: Final = 0.125
-#: How long a client keeps an idle connection: httpx's default, which openai-python has.
+#: How long a client keeps an idle connection: the default of httpx and httpx2, which openai-python uses.
 KEEP_ALIVE_S: Final = 5.0
 LONGEST_PROMPT: Final = 120_000
 WARM_UP: Final = 0.3

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -18,8 +19,11 @@ from typing import Final
 import msgspec
 
 from proxy import __version__
-from proxy.config import Config, ConfigError, add_flags, load_config, masked
+from proxy.config import Config, ConfigError, Reader, add_flags, load_config, masked
 from proxy.observe.logs import check_log_file
+
+#: Makes the settings, now or again later, out of this command line, the environment and files that it reads so.
+Load = Callable[[Reader], Config]
 
 EXAMPLES = """\
 examples:
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     command, flags = _split(arguments)
     try:
-        return COMMANDS[command](load_config(flags, os.environ, _read_file))
+        return COMMANDS[command](partial(load_config, flags, os.environ))
     except ConfigError as exc:
         print(f"devstral-proxy: {exc}", file=sys.stderr)
         return ExitCode.CONFIG
@@ -91,32 +95,34 @@ def _read_file(path: str) -> str:
 # --- commands
 
 
-def _serve(config: Config) -> int:
+def _serve(load: Load) -> int:
     """Run the proxy until SIGTERM or SIGINT; this is the default."""
     # imported here, so that the other commands need no event loop
     from proxy.process.serve import serve
 
-    return serve(config)
+    return serve(load)
 
 
-def _demo(config: Config) -> int:
+def _demo(load: Load) -> int:
     """Run the proxy in front of the embedded demo upstream."""
-    return _serve(msgspec.structs.replace(config, vllm_base="", vllm_api_key=""))
+    return _serve(
+        lambda read_file: msgspec.structs.replace(load(read_file), vllm_base="", vllm_api_key="", backends=())
+    )
 
 
-def _check_config(config: Config) -> int:
+def _check_config(load: Load) -> int:
     """Check the configuration and start nothing."""
-    check_log_file(config.log_file)
+    check_log_file(load(_read_file).log_file)
     print("devstral-proxy: the configuration is valid", file=sys.stderr)
     return ExitCode.CLEAN
 
 
-def _print_config(config: Config) -> int:
+def _print_config(load: Load) -> int:
     """Print the configuration in effect as JSON, secrets masked."""
-    print(json.dumps(masked(config), indent=2, ensure_ascii=False))
+    print(json.dumps(masked(load(_read_file)), indent=2, ensure_ascii=False))
     return ExitCode.CLEAN
 
 
-COMMANDS: Final[Mapping[str, Callable[[Config], int]]] = MappingProxyType(
+COMMANDS: Final[Mapping[str, Callable[[Load], int]]] = MappingProxyType(
     {"serve": _serve, "demo": _demo, "check-config": _check_config, "print-config": _print_config}
 )

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
@@ -17,8 +18,9 @@ import pytest_asyncio
 import uvloop
 
 from proxy.config import Config
+from proxy.edge.listener import listening
 from proxy.edge.routes import Edge
-from proxy.edge.server import listening, opened
+from proxy.edge.server import opened
 from proxy.observe.logs import LIBRARIES, configure_logs
 from proxy.process.serve import new_metrics
 from proxy.upstream.answer import Answer, Limits
@@ -120,10 +122,13 @@ async def start_proxy(tmp_path: Path) -> AsyncIterator[StartProxy]:
         config = msgspec.structs.replace(defaults, **settings)
         edge = await running.enter_async_context(opened(config, configure_logs(config), new_metrics()))
         await until(lambda: all(replica.sight is not Sight.UNSEEN for replica in edge.pool.replicas))
-        server = await running.enter_async_context(listening(edge, "127.0.0.1", 0))
+        bound = socket.socket()
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        await running.enter_async_context(listening(edge, [bound]))
         timeout = aiohttp.ClientTimeout(total=20)
         session = await running.enter_async_context(aiohttp.ClientSession(timeout=timeout))
-        return Proxy(server.sockets[0].getsockname()[1], edge, Log(path), session)
+        return Proxy(port, edge, Log(path), session)
 
     with libraries_restored():
         async with AsyncExitStack() as running:

@@ -129,7 +129,7 @@ def wait_until_it_accepts(process, port):
 
 def clean_environment():
     names = {name for row in SETTINGS.values() for name in row.variables}
-    return {name: value for name, value in os.environ.items() if name not in names}
+    return {name: value for name, value in os.environ.items() if name not in names} | {"DRAIN_DELAY": "0"}
 
 
 @pytest.mark.parametrize(

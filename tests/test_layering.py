@@ -32,7 +32,7 @@ MAY_IMPORT = {
     },
     "process": {
         *("msgspec", "aiohttp", "structlog", "uvloop"),
-        *("__version__", "config", "demo", "edge", "observe", "translate"),
+        *("__version__", "config", "demo", "edge", "observe", "translate", "upstream"),
     },
     "cli": {"msgspec", "__version__", "config", "observe", "process"},
     "__main__": {"cli"},
@@ -124,9 +124,9 @@ def test_only_the_boundary_catches_everything():
     broad = []
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ExceptHandler) and (
-                node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
-            ):
+            if not isinstance(node, ast.ExceptHandler) or isinstance(node.body[-1], ast.Raise):
+                continue  # what puts things in order and passes the error on catches nothing
+            if node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException"):
                 broad.append(str(path.relative_to(ROOT)))
 
     assert broad == ["edge/guard.py", *CARRIERS]

@@ -4,6 +4,7 @@ HTTP, targets that it has no place for), and the way of bytes to the client.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,9 +13,10 @@ from aiohttp import http_exceptions, web
 
 from proxy.edge.call import JSON
 from proxy.edge.record import Record, note_error, write
-from proxy.errors import ClientError, HeadersTooLarge, MalformedHttp, ProxyError, error_body
+from proxy.errors import ClientError, HeadersTooLarge, MalformedHttp, ProxyError, RequestTimeout, error_body
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
+from proxy.upstream.sweep import Sweep
 from proxy.wire import headers as wire
 
 
@@ -39,11 +41,27 @@ class Connection(web.RequestHandler):
     so tests/edge/test_bad_http.py holds them to what is used here.
     """
 
-    def __init__(self, manager: web.Server, *, lines: Lines, metrics: Metrics, **options: Any) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        lines: Lines,
+        metrics: Metrics,
+        sweep: Sweep,
+        header_timeout_s: float,
+        **options: Any,
+    ) -> None:
         super().__init__(manager, **options)
         self._lines = lines
         self._metrics = metrics
         self._on_drained: list[Callable[[], None]] = []
+        self._sweep = sweep
+        self._header_timeout_s = header_timeout_s
+        self._heads = 0
+        self._is_timed = False
+        self._has_begun_head = False
+        #: in the loop's time: when the head of a request has to be here
+        self.due_at = math.inf
 
     # --- for edge/answer.py: what `DirectWriter` needs
 
@@ -74,12 +92,52 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has left: nobody need wait."""
         super().connection_lost(exc)
+        self._sweep.discard(self)
         self._tell()
 
     def _tell(self) -> None:
         callbacks, self._on_drained = self._on_drained, []
         for callback in callbacks:
             callback()
+
+    # --- how long a client may take to send the head of a request (F13; slowloris)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The time for the first request begins."""
+        super().connection_made(transport)
+        self._time_head()
+
+    def data_received(self, data: bytes) -> None:
+        """A head that is whole ends the time, the first bytes of the next one start it anew."""
+        super().data_received(data)
+        if self._request_count != self._heads:
+            self._heads = self._request_count
+            if self._is_timed:
+                self._is_timed = self._has_begun_head = False
+                self._sweep.discard(self)
+        elif self._is_timed:
+            self._has_begun_head = True
+        elif self._waiter is not None and not self._waiter.done():  # idle, so these are not bytes of a body
+            self._has_begun_head = True
+            self._time_head()
+
+    def _time_head(self) -> None:
+        self._is_timed = True
+        self.due_at = asyncio.get_running_loop().time() + self._header_timeout_s
+        self._sweep.add(self)
+
+    def ring(self, _now: float) -> None:
+        """The head did not come in time: say so to a client that has begun one, and end the connection."""
+        self._sweep.discard(self)
+        transport = self.transport
+        if self._has_begun_head and transport is not None and not transport.is_closing():
+            limit = f"header_timeout_s: the headers did not arrive within {self._header_timeout_s:g} s."
+            error = RequestTimeout(limit)
+            body, headers = self._noted(error)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = f"HTTP/1.1 408 Request Timeout\r\n{lines}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            transport.write(head.encode() + body)
+        self.force_close()
 
     # --- what aiohttp answers by itself
 
@@ -103,6 +161,13 @@ class Connection(web.RequestHandler):
         return super().finish_response(request, resp, start_time)
 
     def _refused(self, request: web.BaseRequest, error: ProxyError) -> web.Response:
+        body, headers = self._noted(error)
+        response = web.Response(body=body, status=error.status, headers=headers)
+        response.force_close()
+        return response
+
+    def _noted(self, error: ProxyError) -> tuple[bytes, dict[str, str]]:
+        """Write down an answer to what is no request yet; return its body and headers."""
         peer = self.peername
         record = Record(
             request_id=wire.request_id(None),
@@ -115,6 +180,4 @@ class Connection(web.RequestHandler):
         write(self._lines, record)
         self._metrics.observe(record)
         headers = {"Server": "devstral-proxy", "x-request-id": record.request_id, "Content-Type": JSON}
-        response = web.Response(body=error_body(error), status=error.status, headers=headers)
-        response.force_close()
-        return response
+        return error_body(error), headers

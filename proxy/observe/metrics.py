@@ -9,6 +9,7 @@ What is counted.
     retries_total{reason}                failovers_total{result}              shed_total{reason}
     replica_requests_total{replica}      replica_failures_total{replica}      replica_in_flight{replica}
     replica_breaker{replica, state}      replica_breaker_openings_total{replica}
+    config_reloads_total                 config_reload_failures_total
 
 All names begin with `devstral_proxy_`. Labels are routes, rules and words of this program, never a client's text.
 
@@ -133,6 +134,10 @@ class Metrics:
         self._queued: Final = layout.gauge("queued_requests", "Requests that wait for another one to end.")
         self._buffered: Final = layout.gauge("buffered_bytes", "Bytes of requests' bodies that are held now.")
         self._deaths: Final = layout.counter("worker_deaths", "Workers that ended without having been told to.")
+        self._reloads: Final = layout.counter("config_reloads", "Times that the configuration was read again.")
+        self._failed_reloads: Final = layout.counter(
+            "config_reload_failures", "Times that a new configuration was refused, and the old one stayed."
+        )
         self._families: Final = layout.families
         self._rows: Final = _shared_rows(workers, layout.size)
         self._row = self._rows[0]
@@ -203,6 +208,14 @@ class Metrics:
     def count_death(self, worker: int) -> None:
         """This worker ended without having been told to."""
         self._rows[worker][self._deaths] += 1
+
+    def count_reload(self) -> None:
+        """The configuration was read again and is in effect. Only one process counts these two: the first."""
+        self._rows[0][self._reloads] += 1
+
+    def count_failed_reload(self) -> None:
+        """A new configuration was refused, by this process or by a worker."""
+        self._rows[0][self._failed_reloads] += 1
 
     async def render(self) -> bytes:
         """Return the sums over all workers in Prometheus' text format; its type is `CONTENT_TYPE`."""

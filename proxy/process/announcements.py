@@ -8,39 +8,58 @@ from aiohttp import http_parser
 from structlog.typing import FilteringBoundLogger
 
 from proxy import __version__
-from proxy.config import Config
+from proxy.config import Config, checked_backends
+from proxy.process.limits import open_files_needed
 
 
 class Announcements:
-    """The lines `startup`, `draining` and `shutdown` of the log, and the one line for people on standard error."""
+    """
+    The lines `startup`, `not_ready`, `draining` and `shutdown` of the log, and the one line for people on standard
+    error.
+    """
 
-    def __init__(self, config: Config, logger: FilteringBoundLogger, *, workers: int) -> None:
+    def __init__(
+        self, config: Config, logger: FilteringBoundLogger, *, host: str, workers: int, open_files: int
+    ) -> None:
+        """`open_files` is how many files a process may have open."""
         self._config = config
         self._logger = logger
+        self._host = host
         self._workers = workers
+        self._open_files = open_files
 
     def started(self, port: int) -> None:
         """Every worker accepts connections on `port`."""
         config = self._config
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        upstream = _upstreams(config)
         demo = "the built-in demo model, not a real one (for vLLM: VLLM_BASE=http://HOST:8000 make run)"
         print(
-            f"devstral-proxy {__version__}: http://{host}:{port}/v1 -> {config.vllm_base or demo},"
-            f" profile {config.profile}",
+            f"devstral-proxy {__version__}: http://{host}:{port}/v1 -> {upstream or demo}, profile {config.profile}",
             file=sys.stderr,
             flush=True,
         )
         self._logger.info(
             "startup",
             version=__version__,
-            host=config.host,
+            host=self._host,
             port=port,
-            upstream=config.vllm_base or "demo",
+            upstream=upstream or "demo",
             profile=config.profile,
             workers=self._workers,
             pid=os.getpid(),
             c_parser=http_parser.HttpRequestParser is not http_parser.HttpRequestParserPy,
+            **self._too_few_files(),
         )
+
+    def _too_few_files(self) -> dict[str, int]:
+        needed = open_files_needed(self._config)
+        is_enough = self._open_files < 0 or self._open_files >= needed  # RLIM_INFINITY is -1
+        return {} if is_enough else {"open_files": self._open_files, "open_files_needed": needed}
+
+    def not_ready(self, number: signal.Signals, delay_s: float) -> None:
+        """A signal was received: readiness says no, and connections are accepted for so many seconds more."""
+        self._logger.info("not_ready", signal=number.name, delay_s=delay_s)
 
     def draining(self, number: signal.Signals, in_flight: int) -> None:
         """Nothing is accepted any more, because of a signal, and so many requests run."""
@@ -49,3 +68,9 @@ class Announcements:
     def ended(self, cut_off: int) -> None:
         """Nothing runs any more; so many requests were cut off."""
         self._logger.info("shutdown", cut_off=cut_off)
+
+
+def _upstreams(config: Config) -> str:
+    """Name the first upstream and say how many there are besides."""
+    urls = [backend.url for backend in checked_backends(config)]
+    return f"{urls[0]} and {len(urls) - 1} more" if len(urls) > 1 else "".join(urls)

@@ -1,34 +1,48 @@
 """The command `serve`: in this process, or in several that it looks after."""
 
+import os
+
 import uvloop
 
-from proxy.config import Config
 from proxy.edge.routes import ROUTES
 from proxy.observe.logs import configure_logs
 from proxy.observe.metrics import Metrics
+from proxy.process.address import address_of
+from proxy.process.announcements import Announcements
 from proxy.process.cores import available_cores
-from proxy.process.supervisor import supervise
-from proxy.process.worker import serve_alone
+from proxy.process.limits import raise_open_files
+from proxy.process.reload import Load, Settings, Source
+from proxy.process.supervisor import Supervisor
+from proxy.process.worker import cannot_listen, serve_alone
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, Choice
 from proxy.upstream.retry import REASONS
 
 
-def serve(config: Config) -> int:
+def serve(load: Load) -> int:
     """
     Serve until SIGTERM or SIGINT, and return the process's exit code.
 
     One worker needs no supervisor: it is this process, which saves the memory of another.
 
     Raises:
-        ConfigError: the log file cannot be opened.
+        ConfigError: the settings cannot be used, or the log file cannot be opened.
     """
+    source = Source(load)
+    config = source.read()
     logger = configure_logs(config)
     workers = config.workers or available_cores()
     metrics = new_metrics(workers)
+    open_files = raise_open_files()
+    try:
+        address = address_of(config.host, config.port, os.environ, is_shared=config.reuse_port)
+    except OSError as exc:
+        return cannot_listen(config, exc)
+    settings = Settings(source, config, logger, metrics)
+    announcements = Announcements(config, logger, host=address.host, workers=workers, open_files=open_files)
     if workers == 1:
-        return uvloop.run(serve_alone(config, logger, metrics))
-    return supervise(config, logger, metrics, workers)
+        return uvloop.run(serve_alone(settings, logger, metrics, address, announcements))
+    return Supervisor(settings, logger, metrics, address, announcements, workers).run()
 
 
 def new_metrics(workers: int = 1) -> Metrics:

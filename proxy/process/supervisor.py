@@ -5,6 +5,7 @@ The process that looks after the workers. It serves nothing itself and runs no e
 
 A worker that dies before the end is replaced, at once if it had worked for a while. Its connections close, and nobody
 else notices. The first signal drains all workers, the second ends them now; one that does not obey in time is killed.
+Until then SIGHUP, or a file that has changed, gives new settings to all of them.
 """
 
 import gc
@@ -24,10 +25,12 @@ from structlog.typing import FilteringBoundLogger
 
 from proxy.config import Config
 from proxy.observe.metrics import Metrics
-from proxy.process.address import HeldAddress
+from proxy.process.address import Address
 from proxy.process.announcements import Announcements
-from proxy.process.channel import Order, SupervisorEnd, Word
-from proxy.process.worker import FAREWELL_S, cannot_listen, exit_code, serve_supervised
+from proxy.process.channel import Drain, Now, Order, Reload, SupervisorEnd, Word
+from proxy.process.ending import FAREWELL_S
+from proxy.process.reload import Settings
+from proxy.process.worker import exit_code, serve_supervised, skips_delay
 
 #: Arbitrary: a worker that did not live so long may die of the same cause again.
 _YOUNG_S: Final = 30.0
@@ -37,7 +40,7 @@ _LAST_PAUSE_S: Final = 30.0
 #: Arbitrary: what a worker may take to end beyond the limits that it keeps itself.
 _MARGIN_S: Final = 5.0
 
-_ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Phase(Enum):
@@ -61,31 +64,24 @@ class _Worker(msgspec.Struct, kw_only=True):
     """How many requests ran when it stopped accepting; None until it has."""
 
 
-def supervise(config: Config, logger: FilteringBoundLogger, metrics: Metrics, count: int) -> int:
-    """
-    Run `count` workers until SIGTERM or SIGINT; return the exit code.
-
-    Call it before there is an event loop or a thread: those do not survive a fork.
-    """
-    try:
-        address = HeldAddress(config.host, config.port)
-    except OSError as exc:
-        return cannot_listen(config, exc)
-    return Supervisor(config, logger, metrics, address, count).run()
-
-
 class Supervisor:
-    """Forks the workers and keeps their number; `run()` once."""
+    """Forks the workers and keeps their number; `run()` once, before there is an event loop or a thread in here."""
 
     def __init__(
-        self, config: Config, logger: FilteringBoundLogger, metrics: Metrics, address: HeldAddress, count: int
+        self,
+        settings: Settings,
+        logger: FilteringBoundLogger,
+        metrics: Metrics,
+        address: Address,
+        announcements: Announcements,
+        count: int,
     ) -> None:
-        self._config = msgspec.structs.replace(config, port=address.port)
+        self._settings = settings
         self._logger = logger
         self._metrics = metrics
         self._address = address
+        self._announcements = announcements
         self._count = count
-        self._announcements = Announcements(config, logger, workers=count)
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, _Worker] = {}
         #: when a worker is to be started, by its number
@@ -99,18 +95,22 @@ class Supervisor:
         self._is_drain_announced = False
         self._cut_off = 0
         self._kill_at: float | None = None
+        self._look_at: float | None = None
 
     def run(self) -> int:
-        """Return the exit code when the last worker has ended."""
+        """Run the workers until SIGTERM or SIGINT; return the exit code when the last one has ended."""
         self._wakeups = _signals_as_bytes()
         self._selector.register(self._wakeups[0], selectors.EVENT_READ, self._receive_signals)
         # What the parent has made is never collected, so its pages stay shared with the workers.
         gc.collect()
         gc.freeze()
+        self._plan_look()
         while self._workers or self._due:
             self._start_due()
+            self._listen_for_room()
             for key, _ in self._selector.select(self._pause()):
                 key.data()
+            self._look_if_due()
             self._kill_late()
         if self._is_drain_announced:
             self._announcements.ended(self._cut_off)
@@ -118,26 +118,44 @@ class Supervisor:
 
     def _pause(self) -> float | None:
         """Return how long there is nothing to do unless somebody says something."""
-        times = [*self._due.values()] if self._kill_at is None else [*self._due.values(), self._kill_at]
+        times = [*self._due.values(), *(at for at in (self._kill_at, self._look_at) if at is not None)]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     # --- signals
 
     def _receive_signals(self) -> None:
-        for number in self._wakeups[0].recv(256):
-            if number not in _ENDING_SIGNALS:
+        for number in map(signal.Signals, self._wakeups[0].recv(256)):
+            if number == signal.SIGHUP:
+                self._reload()
+            elif number not in _SIGNALS:
                 continue
-            if self._phase in (Phase.STARTING, Phase.SERVING):
-                self._signal = signal.Signals(number)
-                self._exit_code = exit_code(self._signal)
-                self._end(Phase.DRAINING, Order.DRAIN, self._config.drain_timeout_s + FAREWELL_S)
+            elif self._is_ending:
+                self._end(Phase.ENDING, Now(), FAREWELL_S)
             else:
-                self._end(Phase.ENDING, Order.NOW, FAREWELL_S)
+                self._drain(number)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._phase in (Phase.DRAINING, Phase.ENDING)
+
+    def _drain(self, number: signal.Signals) -> None:
+        self._signal = number
+        self._exit_code = exit_code(number)
+        config = self._settings.config
+        at_once = skips_delay(number) or not self._has_served
+        delay_s = 0.0 if at_once else config.drain_delay_s
+        self._end(Phase.DRAINING, Drain(at_once=at_once), delay_s + config.drain_timeout_s + FAREWELL_S)
+        if not at_once:
+            self._announcements.not_ready(number, delay_s)
 
     def _end(self, phase: Phase, order: Order, limit_s: float) -> None:
         self._phase = phase
         self._due.clear()
+        self._look_at = None
         self._kill_at = time.monotonic() + limit_s + _MARGIN_S
+        self._order_all(order)
+
+    def _order_all(self, order: Order) -> None:
         for worker in self._workers.values():
             worker.end.order(order)
 
@@ -147,9 +165,37 @@ class Supervisor:
             for worker in self._workers.values():
                 os.kill(worker.pid, signal.SIGKILL)
 
+    # --- new settings
+
+    def _plan_look(self) -> None:
+        every_s = self._settings.look_every_s
+        self._look_at = None if every_s is None else time.monotonic() + every_s
+
+    def _look_if_due(self) -> None:
+        if self._look_at is not None and time.monotonic() >= self._look_at:
+            self._give(self._settings.look())
+
+    def _reload(self) -> None:
+        if not self._is_ending:
+            self._give(self._settings.reload())
+
+    def _give(self, config: Config | None) -> None:
+        """Workers that are started later are forked with them."""
+        if config is not None:
+            self._order_all(Reload(config))
+        self._plan_look()
+
     # --- what workers say
 
+    def _listen_for_room(self) -> None:
+        """Wait also for room in a channel to which there is more to say than it takes."""
+        for worker in self._workers.values():
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.end.has_unsent else 0)
+            if self._selector.get_key(worker.end.pipe).events != wanted:
+                self._selector.modify(worker.end.pipe, wanted, partial(self._listen_to, worker))
+
     def _listen_to(self, worker: _Worker) -> None:
+        worker.end.flush()
         for said in worker.end.hear():
             match said:
                 case None:
@@ -160,6 +206,8 @@ class Supervisor:
                     worker.in_flight = in_flight
                 case Word.ENDED, cut_off:
                     self._cut_off += cut_off
+                case Word.REFUSED, _:
+                    self._metrics.count_failed_reload()
         self._announce()
 
     def _announce(self) -> None:
@@ -167,9 +215,10 @@ class Supervisor:
         if self._phase is Phase.STARTING and len(workers) == self._count and all(w.is_ready for w in workers):
             self._phase = Phase.SERVING
             self._announcements.started(self._address.port)
-        is_ending = self._phase in (Phase.DRAINING, Phase.ENDING) and self._has_served
+        is_ending = self._is_ending and self._has_served
         if is_ending and not self._is_drain_announced and all(w.in_flight is not None for w in workers):
             self._is_drain_announced = True
+            self._address.close()
             self._announcements.draining(self._signal, sum(w.in_flight or 0 for w in workers))
 
     def _bury(self, worker: _Worker) -> None:
@@ -180,11 +229,11 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         del self._workers[worker.number]
         self._metrics.forget(worker.number)
-        is_expected = self._phase in (Phase.DRAINING, Phase.ENDING)
+        is_expected = self._is_ending
         if not is_expected and code and not self._has_served:
             # What stops the first worker stops them all, as it would stop a process without workers.
             self._exit_code = code if code > 0 else 128 - code
-            self._end(Phase.ENDING, Order.NOW, FAREWELL_S)
+            self._end(Phase.ENDING, Now(), FAREWELL_S)
         elif not is_expected:
             self._metrics.count_death(worker.number)
             self._plan_restart(worker)
@@ -221,14 +270,14 @@ class Supervisor:
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
         # Until each side has its own way to take signals, none may reach the other's.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
                 ours.close()
                 self._become_worker(number, theirs)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
         worker = _Worker(number=number, pid=pid, end=SupervisorEnd(ours), started_at=time.monotonic())
         self._workers[number] = worker
@@ -239,14 +288,14 @@ class Supervisor:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number_of_supervisor in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number_of_supervisor, signal.SIG_IGN)
             # Other workers must see the end of their channel when the supervisor dies, so nobody else may hold it.
             self._selector.close()
-            self._address.close()
             for inherited in (*self._wakeups, *(worker.end.pipe for worker in self._workers.values())):
                 inherited.close()
             self._metrics.use(number)
-            code = uvloop.run(serve_supervised(self._config, self._logger, self._metrics, pipe))
+            code = uvloop.run(serve_supervised(self._settings.config, self._logger, self._metrics, self._address, pipe))
         finally:
             error = sys.exception()
             if error is not None:
@@ -256,12 +305,12 @@ class Supervisor:
 
 
 def _signals_as_bytes() -> tuple[socket.socket, socket.socket]:
-    """Return a pair of sockets; from now on every SIGTERM and SIGINT is a byte that can be read from the first."""
+    """Return a pair of sockets; from now on every signal in `_SIGNALS` is a byte that can be read from the first."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    for number in _ENDING_SIGNALS:
+    for number in _SIGNALS:
         # the number is written for signals that have a handler; that this one does nothing is enough
         signal.signal(number, lambda *_: None)
     return reader, writer

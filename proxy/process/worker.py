@@ -1,84 +1,132 @@
 """
 The life of the process that serves: the only one, or one of several workers.
 
-    start -> accepting --DRAIN--> draining --nothing runs, NOW or drain_timeout_s--> ended
+    start -> serving, and taking new settings -> the end, which ending.py has
 """
 
 import asyncio
 import gc
 import os
-import selectors
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from proxy.config import Config
-from proxy.edge.in_flight import InFlight
-from proxy.edge.server import listening, opened
+from proxy.edge.listener import listening
+from proxy.edge.server import opened
 from proxy.observe.loop_lag import watch_loop_lag
 from proxy.observe.metrics import Metrics
+from proxy.process.address import Address
 from proxy.process.announcements import Announcements
-from proxy.process.channel import Order, Word, WorkerEnd
-
-#: Arbitrary: how long requests that were cut off may take to tell their clients.
-FAREWELL_S: Final = 6.0
-#: Arbitrary: how long clients that connected at the last moment have to send what they came for. In several turns of
-#: the loop, so that a machine that stalls once does not take it all.
-_LAST_COMERS_S: Final = 0.05
-_TURNS: Final = 5
-#: Arbitrary, and more than a queue holds: a crowd of such clients must not hold up the end for ever.
-_MOST_LAST_COMERS: Final = 4096
+from proxy.process.channel import Drain, Now, Order, Reload, Word, WorkerEnd
+from proxy.process.ending import Ending, stop_accepting
+from proxy.process.reload import Settings
+from proxy.process.swap import Swap
 
 Say = Callable[[Word, int], None]
 
 
-async def serve_alone(config: Config, logger: FilteringBoundLogger, metrics: Metrics) -> int:
+class Alone:
+    """What stands in for a supervisor where there is none: signals and files give orders, the log gets the words."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, announcements: Announcements) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._announcements = announcements
+        self._has_started = False
+        self._hangup = asyncio.Event()
+        self.received: list[signal.Signals] = []
+
+    def listen(self, obey: Callable[[Order], None]) -> None:
+        """Take signals from now on; the orders go to `obey`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._note, number, obey)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+
+    def _note(self, number: signal.Signals, obey: Callable[[Order], None]) -> None:
+        if self.received:
+            obey(Now())
+        else:
+            at_once = skips_delay(number) or not self._has_started
+            obey(Drain(at_once=at_once))
+            if not at_once:
+                self._announcements.not_ready(number, self._settings.config.drain_delay_s)
+        self.received.append(number)
+
+    async def watch(self, obey: Callable[[Order], None]) -> None:
+        """Read the settings again whenever that is due, for ever. In a thread: a file may be on a slow network."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.look_every_s):
+                    await self._hangup.wait()
+            except TimeoutError:
+                config = await asyncio.to_thread(self._settings.look)
+            else:
+                self._hangup.clear()
+                config = await asyncio.to_thread(self._settings.reload)
+            if config is not None:
+                obey(Reload(config))
+
+    def say(self, word: Word, number: int) -> None:
+        """Do what a supervisor would do when it hears this."""
+        match word:
+            case Word.READY:
+                self._has_started = True
+                self._announcements.started(number)
+            case Word.DRAINING:
+                self._announcements.draining(self.received[0], number)
+            case Word.ENDED:
+                self._announcements.ended(number)
+            case Word.REFUSED:
+                self._metrics.count_failed_reload()
+
+
+async def serve_alone(
+    settings: Settings,
+    logger: FilteringBoundLogger,
+    metrics: Metrics,
+    address: Address,
+    announcements: Announcements,
+) -> int:
     """
     Serve in this process until SIGTERM or SIGINT; return the process's exit code.
 
-    The first signal stops accepting and waits up to `drain_timeout_s` for running requests; the second ends them now.
+    The first signal begins the end, the second cuts off what still runs. SIGHUP reads the settings again.
     """
-    orders: asyncio.Queue[Order] = asyncio.Queue()
-    received: list[signal.Signals] = []
-    announcements = Announcements(config, logger, workers=1)
-
-    def note(number: signal.Signals) -> None:
-        orders.put_nowait(Order.NOW if received else Order.DRAIN)
-        received.append(number)
-
-    def say(word: Word, number: int) -> None:
-        if word is Word.READY:
-            announcements.started(number)
-        elif word is Word.DRAINING:
-            announcements.draining(received[0], number)
-        else:
-            announcements.ended(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, note, number)
-    failure = await _work(config, logger, metrics, orders, say)
-    return failure or exit_code(received[0])
+    alone = Alone(settings, metrics, announcements)
+    life = _Life(logger, metrics, alone.say)
+    alone.listen(life.obey)
+    watch = asyncio.ensure_future(alone.watch(life.obey))
+    failure = await life.live(settings.config, address)
+    watch.cancel()
+    await asyncio.wait({watch})
+    return failure or exit_code(alone.received[0])
 
 
-async def serve_supervised(config: Config, logger: FilteringBoundLogger, metrics: Metrics, pipe: socket.socket) -> int:
+async def serve_supervised(
+    config: Config, logger: FilteringBoundLogger, metrics: Metrics, address: Address, pipe: socket.socket
+) -> int:
     """
     Serve as one of several workers, until the supervisor at the other end of `pipe` says so; return the exit code.
 
     SIGTERM is the same as the order to drain, any number of times: who ends a group of processes means the supervisor
     too, and only it may count signals.
     """
-    orders: asyncio.Queue[Order] = asyncio.Queue()
-    channel = WorkerEnd(pipe, orders, logger)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, orders.put_nowait, Order.DRAIN)
+    channel = WorkerEnd(pipe, logger)
+    life = _Life(logger, metrics, channel.say)
+    channel.listen(life.obey)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, life.obey, Drain())
     # blocked since before the fork, so that none was lost until now
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-    return await _work(config, logger, metrics, orders, channel.say, reuse_port=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    return await life.live(config, address)
 
 
 def exit_code(number: signal.Signals) -> int:
@@ -86,42 +134,9 @@ def exit_code(number: signal.Signals) -> int:
     return 128 + signal.SIGINT if number == signal.SIGINT else os.EX_OK
 
 
-#: Seconds: a tenth of what a stream's event may be late.
-_TURN_S: Final = 0.001
-
-
-async def _work(
-    config: Config,
-    logger: FilteringBoundLogger,
-    metrics: Metrics,
-    orders: asyncio.Queue[Order],
-    say: Say,
-    *,
-    reuse_port: bool = False,
-) -> int:
-    """Serve until it is ordered to end; return the exit code of a start that failed, or 0."""
-    async with AsyncExitStack() as stack:
-        if not config.vllm_base:
-            config = msgspec.structs.replace(config, vllm_base=await _start_demo(stack))
-        edge = await stack.enter_async_context(opened(config, logger, metrics))
-        try:
-            server = await stack.enter_async_context(listening(edge, config.host, config.port, reuse_port=reuse_port))
-        except OSError as exc:
-            return cannot_listen(config, exc)
-        # Threads that translate large bodies let the loop have its turn so often; the default is 5 ms.
-        sys.setswitchinterval(_TURN_S)
-        # What is loaded by now stays: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        stack.enter_context(watch_loop_lag(metrics.observe_loop_lag))
-        say(Word.READY, server.sockets[0].getsockname()[1])
-        while await orders.get() is not Order.DRAIN:
-            pass
-        edge.in_flight.is_draining = True
-        await _stop_accepting(server)
-        say(Word.DRAINING, len(edge.in_flight))
-        say(Word.ENDED, await _drain(edge.in_flight, orders, config.drain_timeout_s))
-    return os.EX_OK
+def skips_delay(number: signal.Signals) -> bool:
+    """Whether a signal comes from a person, at a terminal, and not from what also tells a balancer."""
+    return number == signal.SIGINT
 
 
 def cannot_listen(config: Config, error: OSError) -> int:
@@ -130,46 +145,69 @@ def cannot_listen(config: Config, error: OSError) -> int:
     return os.EX_UNAVAILABLE
 
 
-async def _start_demo(stack: AsyncExitStack) -> str:
-    from proxy.demo import DemoUpstream
-
-    demo = DemoUpstream()
-    await demo.start()
-    stack.push_async_callback(demo.close)
-    return demo.url
+#: Seconds: a tenth of what a stream's event may be late.
+_TURN_S: Final = 0.001
 
 
-async def _stop_accepting(server: asyncio.Server) -> None:
-    """
-    Close the listening sockets without losing a client that has already connected.
+class _Life:
+    """One life: `obey()` at any time, `live()` once."""
 
-    Closing one resets every connection that waits in its queue. The loop takes one from it at a time, so it gets the
-    time to take them all, and then to read what they ask: that counts as running.
-    """
-    with selectors.DefaultSelector() as queues:
-        for listener in server.sockets:
-            queues.register(listener.fileno(), selectors.EVENT_READ)
-        for _ in range(_MOST_LAST_COMERS):
-            if not queues.select(0):
-                break
-            await asyncio.sleep(0)
-    server.close()
-    for _ in range(_TURNS):
-        await asyncio.sleep(_LAST_COMERS_S / _TURNS)
+    def __init__(self, logger: FilteringBoundLogger, metrics: Metrics, say: Say) -> None:
+        self._logger = logger
+        self._metrics = metrics
+        self._say = say
+        self._ending = Ending()
+        self._swap = Swap(logger, partial(say, Word.REFUSED, 0))
+        self._demo_url = ""
 
+    def obey(self, order: Order) -> None:
+        """Do what a signal, a file or the supervisor orders."""
+        if isinstance(order, Reload):
+            self._swap.take(order.config)
+        else:
+            self._ending.obey(order)
 
-async def _drain(in_flight: InFlight, orders: asyncio.Queue[Order], timeout_s: float) -> int:
-    """Wait until nothing runs; cut off what runs too long, and return how many requests that were."""
-    done, hurry = asyncio.ensure_future(in_flight.wait()), asyncio.ensure_future(_ordered_now(orders))
-    await asyncio.wait({done, hurry}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
-    cut_off = len(in_flight)
-    in_flight.cut_off()
-    await asyncio.wait({done}, timeout=FAREWELL_S)
-    done.cancel()
-    return cut_off
+    async def live(self, config: Config, address: Address) -> int:
+        """Serve until it is ordered to end; return the exit code of a start that failed, or 0."""
+        async with AsyncExitStack() as stack:
+            edge = await stack.enter_async_context(
+                opened(await self._with_upstream(config, stack), self._logger, self._metrics)
+            )
+            try:
+                sockets = address.listeners()
+                listener = await stack.enter_async_context(listening(edge, sockets))
+            except OSError as exc:
+                return cannot_listen(config, exc)
+            # Threads that translate large bodies let the loop have its turn so often; the default is 5 ms.
+            sys.setswitchinterval(_TURN_S)
+            # What is loaded by now stays: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            stack.enter_context(watch_loop_lag(self._metrics.observe_loop_lag))
 
+            async def apply(config: Config) -> None:
+                await edge.reload(await self._with_upstream(config, stack))
 
-async def _ordered_now(orders: asyncio.Queue[Order]) -> None:
-    while await orders.get() is not Order.NOW:
-        pass
+            stack.push_async_callback(self._swap.close)
+            self._say(Word.READY, address.port)
+            self._swap.begin(apply)
+            await self._ending.begins()
+            edge.in_flight.is_draining = True
+            await self._ending.delay(edge.config.drain_delay_s)
+            await stop_accepting(listener, address, sockets)
+            self._say(Word.DRAINING, len(edge.in_flight))
+            self._say(Word.ENDED, await self._ending.drain(edge.in_flight, edge.config.drain_timeout_s))
+        return os.EX_OK
+
+    async def _with_upstream(self, config: Config, stack: AsyncExitStack) -> Config:
+        """Return the settings with the demo model's address if they have none; it is started for the first."""
+        if config.vllm_base or config.backends:
+            return config
+        if not self._demo_url:
+            from proxy.demo import DemoUpstream
+
+            demo = DemoUpstream()
+            await demo.start()
+            stack.push_async_callback(demo.close)
+            self._demo_url = demo.url
+        return msgspec.structs.replace(config, vllm_base=self._demo_url)

@@ -49,6 +49,8 @@ class Envelope:
         """Take the constant fields from the first chunk; what it lacks is made up from it."""
         if self.constant:
             self._theirs = (chunk.id, chunk.object, chunk.created, chunk.model)
+            if self.is_foreign:
+                self._rules.add("constant_envelope")
             return
         self.id = chunk.id or "chatcmpl-" + nine_char_digest(payload.decode("utf-8", "replace"))
         created = 0 if chunk.created is None else chunk.created

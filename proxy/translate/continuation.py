@@ -75,7 +75,7 @@ def continued_comment(seen: str) -> bytes:
 
 
 def _can_be_continued(members: Mapping[str, Raw], expectation: Expectation) -> bool:
-    if expectation.tool_choice in ("required", "named") or expectation.echoed_prefix:
+    if expectation.tool_choice in ("required", "named"):
         return False
     if any(decode(members[name]) for name in _OF_THE_WHOLE if name in members):
         return False

@@ -103,5 +103,5 @@ def is_break(error: ProxyError) -> bool:
     cannot be read has a `code` of its own, and is what another upstream of the same kind would send too.
     """
     if isinstance(error, UpstreamRejected):
-        return error.status >= 500 and error.code != "context_length_exceeded"
+        return error.status >= 500
     return isinstance(error, UpstreamError) and error.code in _BREAKS

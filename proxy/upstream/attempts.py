@@ -72,7 +72,7 @@ class Sending:
     """
 
     __slots__ = (
-        *("_attempts", "_errand", "_exchange", "_pool", "_started_at", "_tried"),
+        *("_attempts", "_errand", "_exchange", "_pool", "_profile", "_started_at", "_tried"),
         *("answer", "failure", "replica", "request"),
     )
 
@@ -162,7 +162,8 @@ class Sending:
         asking = Asking(None, errand.request_id, limits, errand.traceparent, is_fresh)
         if errand.translate is None:
             return replica.connections.models(asking)
-        self.request = await errand.translate(replica.profile)
+        self._profile = replica.profile
+        self.request = await errand.translate(self._profile)
         return replica.connections.send(self.request, asking)
 
     def _judge(self, error: UpstreamError | None) -> None:
@@ -183,9 +184,14 @@ class Sending:
         """Return where the request goes next, and whether on a connection of its own; None if it does not."""
         pool, errand = self._pool, self._errand
         self._let_rest(replica, error)
+        has_learned = (
+            errand.translate is not None
+            and isinstance(error, UpstreamRejected)
+            and pool.learn(replica, error, self._profile)
+        )
         if self._attempts >= pool.config.max_attempts:
             return None
-        if errand.translate is not None and isinstance(error, UpstreamRejected) and pool.learn(replica, error):
+        if has_learned:
             errand.trail.retried += (REJECTED_SHAPE,)
             return replica, False
         reason = retry_reason(error)

@@ -98,8 +98,7 @@ class Keeper:
         replica.sight = Sight.HEALTHY
         self._pool.healthy(replica)
         if replica.wants_probe:
-            replica.wants_probe = False
-            await self._pool.probe(replica)
+            replica.wants_probe = not await self._pool.probe(replica)
 
     def _unhealthy(self, replica: Replica, reason: str, most_misses: int = _MOST_MISSES) -> None:
         replica.misses += 1

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from proxy.config import Backend, Config, checked_backends
 from proxy.errors import ModelNotFound, UpstreamRejected, UpstreamUnavailable
 from proxy.translate.lessons import learned_from
-from proxy.translate.profile import AUTO
+from proxy.translate.profile import AUTO, Profile
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.choice import Ask, Policy, make_policy
 from proxy.upstream.client import Connections, place_of
@@ -149,25 +149,29 @@ class Pool:
 
     # --- what they tolerate
 
-    async def probe(self, replica: Replica) -> None:
-        """Ask a replica with the profile `auto` what it tolerates, and use what that shows from now on."""
+    async def probe(self, replica: Replica) -> bool:
+        """Ask a replica with the profile `auto` what it tolerates; return whether that is all that can be known."""
         if replica.backend.profile != AUTO:
-            return
+            return True
         replica.findings = await probe(replica.connections.question)
         replica.learned = {}
         self._adapt(replica, "probed")
+        return replica.findings.is_complete
 
-    def learn(self, replica: Replica, error: UpstreamRejected) -> bool:
-        """Return whether a refusal taught which rules the replica needs; they are used from now on."""
+    def learn(self, replica: Replica, error: UpstreamRejected, used: Profile) -> bool:
+        """
+        Return whether the replica has another profile now than the one that the refused request was made with.
+
+        It has if the refusal says which rule it needs, or if that of another request said so in the meantime.
+        """
         if replica.backend.profile != AUTO:
             return False
-        lesson = learned_from(error.status, error.message, replica.profile.options)
+        lesson = learned_from(error.status, error.message, used.options)
         if not lesson:
             return False
         replica.learned = {**replica.learned, **lesson}
-        before = replica.profile
         self._adapt(replica, "learned")
-        return replica.profile is not before
+        return replica.profile is not used
 
     def _adapt(self, replica: Replica, why: str) -> None:
         profile = self._profiles.profile_for(replica.backend, replica.findings, replica.learned)

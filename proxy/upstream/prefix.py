@@ -26,6 +26,9 @@ from msgspec import Raw
 
 from proxy.upstream.choice import Ask, digest
 
+#: Arbitrary; reading so many takes up to 4 ms, in which nothing else is served. Longer conversations have no hashes.
+_MOST_MESSAGES: Final = 4_000
+
 
 class Aim(NamedTuple):
     """What the choice of a replica depends on; `model` is "" if none is named, `ask.number` is not set."""
@@ -70,7 +73,7 @@ def _hashes(body: _Body) -> tuple[tuple[int, ...], int]:
     15 µs, BLAKE2b 91 µs; all of `aim_of` takes 68 µs, of which msgspec's decoding takes 34 µs (2026-11-26).
     """
     messages = body.messages
-    if not messages:
+    if not 0 < len(messages) <= _MOST_MESSAGES:
         return (), 0
     root_ends, before_ends = _end_of_root(messages), _end_of_turn_before(messages)
     root = before = state = zlib.crc32(body.tools)

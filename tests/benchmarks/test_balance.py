@@ -158,7 +158,10 @@ def test_the_published_figures_are_those_of_the_policies_as_they_are(policy):
     found = json.loads((RESULTS / "balance.json").read_text())
     published = next(row for row in found["rows"] if (row["policy"], row["replicas"]) == (policy, 4))
 
-    assert shown(policy, 4, seed=found["seed"]) == pytest.approx(published, rel=0.05)
+    row = shown(policy, 4, seed=found["seed"])
+
+    assert row["cached"] == pytest.approx(published["cached"], abs=0.03)
+    assert row["busiest"] == pytest.approx(published["busiest"], abs=0.1)
 
 
 def test_a_choice_has_a_cost_for_every_policy():

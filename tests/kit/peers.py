@@ -43,6 +43,10 @@ TWO_SERVERS: Final = ("F04g", "F06c")
 ONE_SERVER: Final = tuple(row.id for row in ROWS if row.id not in TWO_SERVERS)
 
 
+class NoStart(Exception):
+    """The gateway did not come up; the text has its last words."""
+
+
 class Gateway(NamedTuple):
     """
     A program: `command` from its port, the URLs of model servers, and a folder of its own.
@@ -57,11 +61,19 @@ class Gateway(NamedTuple):
 
     @property
     def version(self) -> str:
+        """
+        What is installed.
+
+        Raises:
+            NoStart: nothing is.
+        """
         if not self.installed_as:
             return re.search(r'"([\d.]+)"', (ROOT / "proxy" / "__init__.py").read_text())[1]  # type: ignore[index] # is there
         name = self.installed_as.replace("-", "_")
-        [found] = _environment_of(self.installed_as).glob(f"lib/python*/site-packages/{name}-*.dist-info")
-        return found.name.removesuffix(".dist-info").rpartition("-")[2]
+        folders = list(_environment_of(self.installed_as).glob(f"lib/python*/site-packages/{name}-*.dist-info"))
+        if not folders:
+            raise NoStart("it is not installed: make peers")
+        return folders[0].name.removesuffix(".dist-info").rpartition("-")[2]
 
 
 def _environment_of(package: str) -> Path:
@@ -110,10 +122,6 @@ GATEWAYS: Final = (
     Gateway("vllm-router", _vllm_router, "vllm-router"),
     Gateway("smg", _smg, "smg"),
 )
-
-
-class NoStart(Exception):
-    """The gateway did not come up; the text has its last words."""
 
 
 class Running:
@@ -190,10 +198,11 @@ async def measure(gateway: Gateway) -> dict[str, Any]:
     Raises:
         NoStart: it does not come up.
     """
+    version = gateway.version
     one, starts = await check(gateway, ONE_SERVER, servers=1)
     two, more = await check(gateway, TWO_SERVERS, servers=2)
     rows = sorted((result.fields() for result in [*one, *two]), key=lambda row: str(row["id"]))
-    return {"version": gateway.version, "restarts": starts + more - 2, "rows": rows}
+    return {"version": version, "restarts": starts + more - 2, "rows": rows}
 
 
 async def check(

@@ -38,6 +38,8 @@ def section(kept: Mapping[str, Any]) -> str:
         lines += [_line(id_, gateways) for id_ in ids]
         lines.append(_row("rows that fail", *(_failing(found, ids) for found in gateways.values())))
         parts.append("\n".join(lines))
+    lost = [f"{name} {found['restarts']} times" for name, found in gateways.items() if found["restarts"]]
+    parts.append(f"Did not serve any more, and was started anew: {', '.join(lost) or 'none'}.")
     return "\n\n".join(parts) + "\n"
 
 

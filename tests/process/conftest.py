@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -99,24 +100,38 @@ async def ended(process: asyncio.subprocess.Process) -> str:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+async def counted(group: Group, name: str) -> float:
+    """Return a number without labels from the metrics, asked for on a new connection."""
+    async with aiohttp.ClientSession() as session, session.get(f"{group.url}/metrics") as response:
+        text = await response.text()
+    [value] = re.findall(rf"^devstral_proxy_{name} (\S+)$", text, re.MULTILINE)
+    return float(value)
+
+
+@contextlib.asynccontextmanager
+async def running(workers: int, *flags: str, **environment: str) -> AsyncIterator[Group]:
+    """`async with running(2, "--flag", ..., VLLM_BASE=...) as group`: a proxy whose two workers accept connections."""
+    process = await run_proxy("--workers", str(workers), *flags, **environment)
+    try:
+        group = Group(process)
+        group.startup = await group.log_line("startup")
+        group.port = group.startup["port"]
+        yield group
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+
+
 StartGroup = Callable[..., Awaitable[Group]]
 
 
 @pytest_asyncio.fixture
 async def start_group() -> AsyncIterator[StartGroup]:
-    """`await start_group(2, "--flag", ..., VLLM_BASE=...)`: a proxy whose two workers accept connections."""
-    processes = []
+    """`await start_group(2, "--flag", ..., VLLM_BASE=...)`: the same, running until the test is over."""
+    async with contextlib.AsyncExitStack() as stack:
 
-    async def started(workers: int, *flags: str, **environment: str) -> Group:
-        process = await run_proxy("--workers", str(workers), *flags, **environment)
-        processes.append(process)
-        group = Group(process)
-        group.startup = await group.log_line("startup")
-        group.port = group.startup["port"]
-        return group
+        async def started(workers: int, *flags: str, **environment: str) -> Group:
+            return await stack.enter_async_context(running(workers, *flags, **environment))
 
-    yield started
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()
+        yield started

@@ -22,11 +22,13 @@ from proxy.translate import stream
 from proxy.translate.answer_again import SaidAgain
 from proxy.translate.answer_rules import RuleLog
 from proxy.translate.continuation import continued, continued_comment
+from proxy.translate.expectation import Expectation
 from proxy.translate.profile import build_profile
 from proxy.translate.request import UpstreamRequest, translate_request
 from proxy.translate.stream import State, StreamTranslator
 from proxy.translate.transcript import Transcript
-from tests.translate.answers import DONE, HEAD, ROLE, Played, assembled, call, calls, chunk, usage
+from tests.translate.answers import DONE, HEAD, ROLE, Played, assembled, call, calls, chunk, expect, usage
+from tests.translate.test_stream_plain import KINDS, STRINGS
 
 CASES = Path(__file__).parents[1] / "cases" / "stream"
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
@@ -287,14 +289,13 @@ def test_a_call_of_which_nothing_was_shown_is_made_again() -> None:
     assert [(made["id"], made["function"]) for made in message["tool_calls"]] == [("abcDEF123", weather["function"])]
 
 
-def test_text_that_looks_like_a_call_at_the_start_of_an_answer_is_no_call_in_the_middle() -> None:
+@pytest.mark.parametrize("text", [" get_weather{}", " <think>a</think>", "[THINK]a[/THINK]"])
+def test_what_has_a_meaning_at_the_start_of_an_answer_is_text_in_the_middle(text: str) -> None:
     request = asked("vllm-hf-template", tools=[TOOL])
-    streams = iter(
-        [ROLE + chunk({"content": "Say "}), ROLE + chunk({"content": " get_weather{}"}) + chunk({}, "stop") + DONE]
-    )
-    result = served(request, lambda _: next(streams), [(10_000, None)])
+    rest = ROLE + chunk({"content": text}) + chunk({}, "stop") + DONE
+    streams = iter([ROLE + chunk({"content": "Say"}), rest])
 
-    assert result.message == {"content": "Say get_weather{}", "finish_reason": "stop"}
+    assert served(request, lambda _: next(streams), [(10_000, None)]).message["content"] == f"Say{text}"
 
 
 def test_events_are_taken_undecoded_again_and_say_the_same_as_decoded() -> None:
@@ -310,6 +311,57 @@ def test_events_are_taken_undecoded_again_and_say_the_same_as_decoded() -> None:
     assert fast.translator.rules_applied == slow.translator.rules_applied
     assert fast.translator.events == slow.translator.events > 200
     assert seldom < 20
+
+
+class Rest(NamedTuple):
+    """All that is known from outside of a stream that has gone on."""
+
+    out: bytes
+    state: State
+    error: str | None
+    facts: tuple[Any, ...]
+
+
+def rest_of(data: bytes, expectation: Expectation, size: int) -> Rest:
+    """Let `data` go on from the text "a"."""
+    translator = StreamTranslator(expectation, resumes=True)
+    translator.receive(ROLE + chunk({"content": "a"}))
+    translator.receive_break(RESET)
+    translator.resume(expectation, "a")
+    pieces = [data[at : at + size] for at in range(0, len(data), size)] if size else [data]
+    out = b"".join(map(translator.receive, pieces))
+    error = translator.error and translator.error.message
+    facts = (translator.usage, translator.finish_reasons, translator.rules_applied, translator.events)
+    return Rest(out, translator.state, error, facts)
+
+
+_RUNS = st.builds(
+    lambda kind, texts: b"".join(text.join(kind) for text in texts),
+    st.sampled_from(KINDS),
+    st.lists(st.sampled_from(STRINGS[:4] * 12 + STRINGS), min_size=1, max_size=20),
+)
+_CALL = chunk(calls(call(0, "get_weather", '{"a": "', "abcDEF123")))
+
+
+@given(
+    st.lists(st.one_of(_RUNS, _RUNS, st.sampled_from((_CALL, chunk({}), chunk({}, "stop"), DONE))), max_size=8),
+    st.sampled_from((expect(), expect(tool_names={}), expect({"strip_vendor_fields": False}))),
+    st.sampled_from((0, 1, 300)),
+)
+@example([ROLE, _CALL, *[chunk(calls(call(0, None, "b")))] * 9], expect(), 0)
+@example([ROLE, *[chunk({"content": "b"}, token_ids=None)] * 9], expect(), 0)
+@example([chunk({"content": "b"}), chunk({"content": "~"}).replace(b"~", b"\\u0041\\/")], expect(), 0)
+@example([chunk({"reasoning": "b"})] * 9 + [chunk({"reasoning_content": "b"})] * 9, expect(), 0)
+@settings(max_examples=400, deadline=None)
+def test_what_is_taken_undecoded_of_any_rest_is_what_decoding_gives(
+    events: list[bytes], expectation: Expectation, size: int
+) -> None:
+    data = b"".join(events).replace(b"chatcmpl-1", b"chatcmpl-2")
+    fast = rest_of(data, expectation, size)
+    with mock.patch.object(stream, "learned", return_value=None):
+        slow = rest_of(data, expectation, size)
+
+    assert fast == slow
 
 
 def test_vendor_keys_are_stripped_from_what_goes_on_too() -> None:
@@ -434,10 +486,11 @@ def test_a_stream_that_is_not_to_go_on_ends_as_ever() -> None:
 
 def test_what_is_not_read_does_not_go_on() -> None:
     request = asked("passthrough")
-    data = Model(TEXT).stream(request)
-    result = served(request, lambda _: data, [(len(data) // 2, None)])
+    translator = StreamTranslator(request.expectation, resumes=True)
+    out = translator.receive(ROLE + chunk({"content": "a"})) + translator.receive_eof()
 
-    assert result.translator.state is State.FAILED
+    assert translator.state is State.FAILED
+    assert out.endswith(b'"code":"upstream_disconnected"}}\n\n' + DONE)
     assert continued(request, "a", pieces=1) is None
 
 

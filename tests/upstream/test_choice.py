@@ -7,12 +7,14 @@ from itertools import pairwise
 from typing import get_args, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.config import Config
 from proxy.upstream.choice import LOAD_FACTOR, POLICIES, Ask, PromptMemory, digest, make_policy
 
+#: derandomize: a run of the suite draws what the last one drew. No deadline: a machine's load is no failure.
+many = settings(max_examples=300, derandomize=True, deadline=None)
 #: Rounding: a bound that is a whole number may come out a little higher.
 ROUNDING = 1 + 1e-9
 
@@ -82,12 +84,14 @@ def test_an_unknown_policy_is_an_error():
 
 
 @every_policy
+@many
 @given(pool=pools, ask=asks)
 def test_a_policy_chooses_one_of_those_it_is_given(name, pool, ask):
     assert any(make_policy(name)(pool, ask) is replica for replica in pool)
 
 
 @every_policy
+@many
 @given(pool=pools, ask=asks)
 def test_the_same_request_among_the_same_replicas_goes_to_the_same_one(name, pool, ask):
     assert make_policy(name)(pool, ask) is make_policy(name)(pool, ask)
@@ -107,6 +111,7 @@ def test_requests_that_do_not_end_are_spread_in_proportion_to_the_weights(name):
 # --- least_in_flight
 
 
+@many
 @given(pool=pools, ask=asks)
 def test_nobody_has_fewer_requests_for_its_weight_than_the_least_in_flight(pool, ask):
     chosen = make_policy("least_in_flight")(pool, ask)
@@ -114,6 +119,7 @@ def test_nobody_has_fewer_requests_for_its_weight_than_the_least_in_flight(pool,
     assert chosen.pressure == min(replica.pressure for replica in pool)
 
 
+@many
 @given(busy=st.lists(st.booleans(), min_size=1, max_size=12), first=st.integers(0, 1000))
 def test_of_equals_each_gets_its_turn(busy, first):
     pool = replicas(*(3 if each else 1 for each in busy))
@@ -126,6 +132,7 @@ def test_of_equals_each_gets_its_turn(busy, first):
 # --- round_robin
 
 
+@many
 @given(size=st.integers(1, 50), weight=weights, first=st.integers(0, 2**40))
 def test_equal_weights_are_served_in_strict_order(size, weight, first):
     pool = replicas(*[0] * size, weights=[weight] * size)
@@ -134,6 +141,7 @@ def test_equal_weights_are_served_in_strict_order(size, weight, first):
     assert [policy(pool, Ask(first + i)) for i in range(size)] == [pool[(first + i) % size] for i in range(size)]
 
 
+@many
 @given(shares=st.lists(st.floats(0.05, 20), min_size=2, max_size=8))
 def test_each_round_gives_every_weight_its_share_rounded_up_or_down(shares):
     size = len(shares)
@@ -155,6 +163,7 @@ def test_many_rounds_give_every_weight_its_exact_share():
 # --- power_of_two
 
 
+@many
 @given(running=st.lists(st.integers(0, 9), min_size=1, max_size=12), number=st.integers(0, 2**40))
 def test_of_two_that_are_drawn_the_busiest_is_never_chosen(running, number):
     pool = replicas(*running, 10)
@@ -192,6 +201,7 @@ def test_a_pool_of_many_light_replicas_does_not_drown_them():
 
 
 @by_digest
+@many
 @given(pool=pools, word=st.binary(min_size=1, max_size=8))
 def test_nobody_above_the_bound_is_chosen(name, pool, word):
     """F35."""
@@ -200,6 +210,7 @@ def test_nobody_above_the_bound_is_chosen(name, pool, word):
     assert chosen.in_flight + 1 <= bound(pool, chosen)
 
 
+@many
 @given(pool=pools, prompt=prompts, word=st.binary(min_size=1, max_size=8))
 def test_nobody_above_the_bound_is_chosen_for_having_run_the_turn_before(pool, prompt, word):
     """F35."""
@@ -228,6 +239,7 @@ def test_a_request_leaves_a_replica_that_has_too_much_and_comes_back(name):
 
 
 @by_digest
+@many
 @given(size=st.integers(2, 12), word=st.binary(min_size=1, max_size=8), gone=st.integers(0, 11))
 def test_a_replica_that_leaves_moves_only_what_was_its_own(name, size, word, gone):
     pool = replicas(*[0] * size)
@@ -289,6 +301,7 @@ def test_a_session_has_the_same_replica_in_every_version():
 
 
 @by_digest
+@many
 @given(pool=pools, number=st.integers(0, 2**40))
 def test_what_belongs_to_nobody_goes_to_the_least_in_flight(name, pool, number):
     ask = Ask(number, chain=(7,))
@@ -359,6 +372,7 @@ def test_two_policies_share_no_memory():
     assert len({other(pool, Ask(chain=(1, 2 + i), root=root)).name for i, root in enumerate(roots)}) > 1
 
 
+@many
 @given(most=st.integers(1, 40), prompts=st.lists(st.integers(0, 99), max_size=200))
 def test_memory_is_bounded_and_keeps_what_is_newest(most, prompts):
     memory = PromptMemory(most)

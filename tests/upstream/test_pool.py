@@ -376,3 +376,80 @@ async def test_without_any_address_there_is_nothing_to_choose_from(start_proxy):
 
     with pytest.raises(UpstreamUnavailable):
         proxy.edge.pool._serving("m")
+
+
+# --- the profile `auto`
+
+TOOL_THEN_USER = [
+    {"role": "user", "content": "x"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "abcdefghi", "content": "y"},
+    {"role": "user", "content": "z"},
+]
+
+
+def refused(text):
+    return [whole({"error": {"message": text, "type": "BadRequestError", "param": None, "code": 400}}, 400)]
+
+
+class Vllm(ScriptedUpstream):
+    """Answers /tokenize by counting words, as a vLLM that tolerates everything, and chat by script."""
+
+    def next_script(self):
+        request = self.requests[-1]
+        if request.target == "/tokenize":
+            body = request.json
+            words = sum(len(str(message.get("content")).split()) for message in body["messages"])
+            self.requests.pop()
+            return [whole({"count": 1 + 9 * words + 9 * len(body.get("tools", []))})]
+        if request.target in ("/version", "/v1/models"):
+            self.requests.pop()
+            return [whole({"version": "0.32.0", "object": "list", "data": [{"id": "devstral"}]})]
+        return super().next_script()
+
+
+async def test_auto_leaves_out_the_rules_that_an_upstream_can_do_without(start_proxy):
+    async with Vllm(answering("a")) as vllm:
+        proxy = await start_proxy(vllm.url, profile="auto")
+        await until(lambda: proxy.log.lines("profile"))
+        await text_of(proxy, messages=TOOL_THEN_USER)
+
+        assert [message["role"] for message in vllm.requests[0].json["messages"]] == [
+            *("user", "assistant", "tool", "user")
+        ]
+
+
+async def test_a_refusal_that_a_rule_would_have_avoided_brings_the_rule_back_and_is_not_seen(start_proxy):
+    async with Vllm(refused("Unexpected role 'user' after role 'tool'"), answering("a")) as vllm:
+        proxy = await start_proxy(vllm.url, profile="auto")
+        await until(lambda: proxy.log.lines("profile"))
+        for _ in range(2):
+            assert await text_of(proxy, messages=TOOL_THEN_USER) == "a"
+
+        roles = [[message["role"] for message in request.json["messages"]] for request in vllm.requests]
+        bridged = ["user", "assistant", "tool", "assistant", "user"]
+        assert roles == [["user", "assistant", "tool", "user"], bridged, bridged]
+        first, second = proxy.log.lines("request")
+        assert (first["attempts"], first["retried"], second["attempts"]) == (2, ["rejected_shape"], 1)
+
+
+async def test_a_refusal_that_comes_again_reaches_the_client(start_proxy):
+    async with Vllm(refused("Unexpected role 'user' after role 'tool'")) as vllm:
+        proxy = await start_proxy(vllm.url, profile="auto")
+        await until(lambda: proxy.log.lines("profile"))
+        status, _ = await text_of(proxy, messages=TOOL_THEN_USER)
+
+        assert (status, len(vllm.requests)) == (400, 2)
+
+
+async def test_an_upstream_that_cannot_be_asked_gets_every_rule(start_proxy):
+    async with ScriptedUpstream(*[[whole({"detail": "Not Found"}, 404)]] * 3, answering("a")) as old:
+        proxy = await start_proxy(old.url, profile="auto")
+        await until(lambda: not proxy.edge.pool.replicas[0].wants_probe)
+        await text_of(proxy, messages=TOOL_THEN_USER)
+
+        assert [message["role"] for message in old.requests[-1].json["messages"]][3] == "assistant"

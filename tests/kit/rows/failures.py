@@ -7,7 +7,7 @@ from typing import Any, Final
 from tests.fakes import completion, whole
 from tests.kit.model import Act, Script, usual
 from tests.kit.rig import Rig, settled, times
-from tests.kit.row import Row
+from tests.kit.row import Kind, Row
 from tests.kit.verdict import Fails, NotApplicable, NotOk
 
 #: A gateway that waits between its tries is given up after this: what it did until then counts.
@@ -194,7 +194,7 @@ RETRY_ROWS: Final = (
 )
 ERROR_ROWS: Final = (
     Row("F25a", context_length, probe="E"),
-    Row("F25b", context_length_code),
+    Row("F25b", context_length_code, kind=Kind.MISTRAL),
     Row("F25c", not_found, probe="E"),
     Row("F26", retry_after, probe="F"),
 )

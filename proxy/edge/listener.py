@@ -1,0 +1,98 @@
+"""The connections that requests come on."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiohttp import web
+
+from proxy.edge.call import Call
+from proxy.edge.connection import Connection
+from proxy.edge.edge import Edge
+from proxy.edge.guard import guard
+from proxy.upstream.shortcuts import takes
+
+#: Arbitrary: how long a connection may take to close when the process ends. No request runs on it by then.
+_LINGER_S: Final = 1.0
+_BACKLOG: Final = 2048
+
+
+class Listener:
+    """Accepts connections, and knows those that it has accepted."""
+
+    def __init__(self, manager: web.Server) -> None:
+        self._manager = manager
+        self._servers: list[asyncio.Server] = []
+
+    async def add(self, make_connection: Callable[[], Connection], bound: socket.socket) -> None:
+        """Listen on this socket too. It is closed by `close()`."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(make_connection, sock=bound, backlog=_BACKLOG))
+
+    def close(self) -> None:
+        """Accept no more."""
+        for server in self._servers:
+            server.close()
+
+    def close_idle(self) -> None:
+        """Close every connection on which nothing runs. A request whose body is still coming is one that runs."""
+        for connection in self._manager.connections:
+            # aiohttp has no public word for idle; by this one it closes connections that were so for too long.
+            # `connection.close()` is not it: behind a waiting request it leaves the socket open, and behind one that
+            # runs it throws away the rest of the body.
+            waiter = connection._waiter
+            if waiter is not None and not waiter.done():
+                connection.force_close()
+
+    async def finish(self) -> None:
+        """Close everything."""
+        self.close()
+        self._manager.pre_shutdown()
+        await self._manager.shutdown(_LINGER_S)
+
+
+@asynccontextmanager
+async def listening(edge: Edge, sockets: Sequence[socket.socket]) -> AsyncIterator[Listener]:
+    """
+    Accept connections on these bound sockets; close them and all connections on leaving.
+
+    Raises:
+        OSError: one cannot be listened on.
+    """
+    loop = asyncio.get_running_loop()
+
+    is_direct = takes(edge.config, "answer")
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return await guard(edge, Call(request, is_direct=is_direct))
+
+    def make_request(*parts: Any) -> web.BaseRequest:
+        message, payload, connection, writer, task = parts
+        return web.BaseRequest(
+            message, payload, connection, writer, task, loop, client_max_size=edge.config.max_body_bytes
+        )
+
+    def make_connection() -> Connection:
+        return Connection(
+            manager,
+            lines=edge.lines,
+            metrics=edge.metrics,
+            sweep=edge.sweep,
+            header_timeout_s=edge.config.header_timeout_s,
+            loop=loop,
+            keepalive_timeout=edge.config.client_idle_s,
+            access_log=None,
+            auto_decompress=False,
+        )
+
+    # Not web.Application: its router and its middlewares cost 6% of a short request, and routes.py has nine paths.
+    manager = web.Server(handle, request_factory=make_request, handler_cancellation=True)
+    listener = Listener(manager)
+    try:
+        for bound in sockets:
+            await listener.add(make_connection, bound)
+        yield listener
+    finally:
+        await listener.finish()
