@@ -50,7 +50,7 @@ class Question:
             request = await self.translate(first.profile)
             limits = edge.deadlines.limits(call.request.headers, request.model)
         except BaseException:
-            edge.pool.released(first)
+            edge.pool.dropped(first)
             raise
         errand = Errand(
             first=first,
@@ -70,7 +70,7 @@ class Question:
         async def translate(profile: Profile) -> UpstreamRequest:
             return asked_whole(await self.translate(profile))
 
-        return msgspec.structs.replace(errand, first=replica, translate=translate)
+        return msgspec.structs.replace(errand, first=self._edge.pool.take(replica), translate=translate)
 
     async def translate(self, profile: Profile) -> UpstreamRequest:
         """

@@ -176,7 +176,7 @@ class Stream:
         other = pool.choose_other(errand.ask, errand.model, self._tried)
         if other is None or not pool.budget.take():
             if other is not None:
-                pool.released(other)
+                pool.dropped(other)
             return None
 
         async def translate(profile: Profile) -> UpstreamRequest:

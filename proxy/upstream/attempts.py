@@ -115,7 +115,7 @@ class Sending:
             if error is None or isinstance(error, UpstreamError):
                 self._judge(self.failure or error)
             else:  # the client left, or this process is at fault
-                self._pool.released(self.replica)
+                self._pool.untold(self.replica)
         finally:
             self._pool.ended(self.replica)
 
@@ -131,12 +131,12 @@ class Sending:
         try:
             exchange = await self._exchange_with(replica, is_fresh)
         except BaseException:
-            pool.released(replica)
+            pool.dropped(replica)
             raise
         self._attempts += 1
         self._errand.trail.attempts += 1
         self._errand.trail.replica = replica.name
-        pool.began(replica)
+        replica.tally.began()
         is_open = False
         try:
             answer = await exchange.__aenter__()
@@ -148,7 +148,7 @@ class Sending:
             if isinstance(exc, UpstreamError):
                 self._judge(exc)
             else:
-                pool.released(replica)
+                pool.untold(replica)
             pool.ended(replica)
             raise
         self._exchange = exchange
@@ -169,7 +169,7 @@ class Sending:
     def _judge(self, error: UpstreamError | None) -> None:
         pool, replica = self._pool, self.replica
         if isinstance(error, Stale):
-            pool.released(replica)
+            pool.untold(replica)
             return
         found = verdict(error)
         if found is Verdict.FINE:
@@ -193,17 +193,17 @@ class Sending:
             return None
         if has_learned:
             errand.trail.retried += (REJECTED_SHAPE,)
-            return replica, False
+            return pool.take(replica), False
         reason = retry_reason(error)
         if reason is None:
             return None
         self._tried.append(replica)
         other = pool.choose_other(errand.ask, errand.model, self._tried)
         if other is None and isinstance(error, Stale):
-            other = replica
+            other = pool.take(replica)
         if other is None or not pool.budget.take():
             if other is not None:
-                pool.released(other)
+                pool.dropped(other)
             return None
         errand.trail.retried += (reason,)
         # Where one pooled connection was stale, others may be.

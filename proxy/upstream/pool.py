@@ -6,6 +6,7 @@ is empty, the least bad of all serves: a pool that has ejected everybody is an o
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
@@ -45,7 +46,8 @@ class Pool:
         self._retired: list[Replica] = []
         self._ready: Sequence[Replica] = ()
         self._is_restricted = False
-        self._number = 0
+        # Workers must not take the same replicas in step.
+        self._number = random.randrange(1 << 20)  # noqa: S311
         self._addresses: dict[Backend, tuple[str, ...]] = {}
         self.config = Config()
         self.budget = RetryBudget(0)
@@ -205,15 +207,15 @@ class Pool:
         """
         ready = self._ready
         if len(ready) == 1 and not self._is_restricted:
-            return self._taken(ready[0])
+            return self.take(ready[0])
         if self._is_restricted:
             ready = [replica for replica in ready if replica.serves(model)]
-        return self._taken(self._picked(ready, ask) if ready else self._least_bad(self._serving(model)))
+        return self.take(self._picked(ready, ask) if ready else self._least_bad(self._serving(model)))
 
     def choose_other(self, ask: Ask, model: str, tried: Collection[Replica]) -> Replica | None:
         """Return another replica than those that were tried; None if there is none that is well."""
         ready = [replica for replica in self._ready if replica not in tried and replica.serves(model)]
-        return self._taken(self._picked(ready, ask)) if ready else None
+        return self.take(self._picked(ready, ask)) if ready else None
 
     def _picked(self, ready: Sequence[Replica], ask: Ask) -> Replica:
         if len(ready) == 1:
@@ -232,7 +234,15 @@ class Pool:
     def _least_bad(self, replicas: Sequence[Replica]) -> Replica:
         return min(replicas, key=lambda replica: (replica.breaker.badness, replica.in_flight))
 
-    def _taken(self, replica: Replica) -> Replica:
+    def take(self, replica: Replica) -> Replica:
+        """
+        Count a request that is to go to this replica: from the choice on, so that the next choice knows.
+
+        Call `dropped()` if it does not go there, and `ended()` when it is over.
+        """
+        if not replica.in_flight:
+            replica.connections.progress.at = self._loop.time()  # idle is not stuck
+        replica.in_flight += 1
         if replica.breaker.state is not State.CLOSED:
             replica.is_on_trial = True
             self.refresh()
@@ -240,20 +250,18 @@ class Pool:
 
     # --- what became of it
 
-    def began(self, replica: Replica) -> None:
-        """A request is sent to it."""
-        if not replica.in_flight:
-            replica.connections.progress.at = self._loop.time()  # idle is not stuck
-        replica.in_flight += 1
-        replica.tally.began()
+    def dropped(self, replica: Replica) -> None:
+        """The request that was to go there does not."""
+        replica.in_flight -= 1
+        self.untold(replica)
 
     def ended(self, replica: Replica) -> None:
         """The request is over, in whatever way."""
         replica.in_flight -= 1
         replica.tally.ended()
 
-    def released(self, replica: Replica) -> None:
-        """A request that was to go there, or went, tells nothing about it."""
+    def untold(self, replica: Replica) -> None:
+        """The request tells nothing about the replica: its client left, or it was never sent."""
         if replica.is_on_trial:
             replica.is_on_trial = False
             self.refresh()

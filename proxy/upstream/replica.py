@@ -83,8 +83,8 @@ class Replica:
         tally.moved(State.CLOSED)
 
     def serves(self, model: str) -> bool:
-        """Whether `model` is one of those it is there for."""
-        return not self.backend.models or model in self.backend.models
+        """Whether `model` is one of those it is there for. "" is a request that names none, or that cannot be read."""
+        return not model or not self.backend.models or model in self.backend.models
 
     def may_get_more(self, now: float) -> bool:
         """Whether new requests may go there."""

@@ -79,7 +79,7 @@ async def run_proxy(*flags: str, **environment: str) -> asyncio.subprocess.Proce
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "proxy", "serve", "--port", "0", *flags),
-        env=inherited | {"DRAIN_DELAY": "0"} | environment,
+        env=inherited | {"DRAIN_DELAY": "0", "PROXY_PROFILE": "vllm-mistral-tokenizer"} | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
