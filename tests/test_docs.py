@@ -10,10 +10,12 @@ import pytest
 
 import proxy.translate.profile
 from proxy.cli import ExitCode
-from proxy.config import OPTIONS, SETTINGS
+from proxy.config import OPTIONS, SETTINGS, Backend, ModelSettings, rows_of
 from proxy.errors import ProxyError
 from proxy.translate.answer_rules import ANSWER_RULES
+from proxy.translate.capabilities import DECISIONS, PROBES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, PROFILE_NAMES, Choice, build_profile
+from proxy.translate.quirks import LIBRARY_FLOORS, LIBRARY_QUIRKS, VLLM_QUIRKS
 from proxy.values import in_words
 
 PACKAGE = Path(proxy.__file__).parent
@@ -41,6 +43,21 @@ def settings_table():
         keys, variables = "<br>".join(map(code, setting.keys)), "<br>".join(map(code, setting.variables))
         head.append(row(keys, variables, code(setting.default_text), setting.expected, setting.about.doc))
     return "\n".join(head)
+
+
+def record_table(record):
+    head = [row("Key", "Default", "Value", "Meaning"), row(*["---"] * 4)]
+    for field in rows_of(record).values():
+        head.append(row(code(field.name), code(field.default_text), field.expected, field.about.doc))
+    return "\n".join(head)
+
+
+def backends_table():
+    return record_table(Backend)
+
+
+def models_table():
+    return record_table(ModelSettings)
 
 
 def text_of(value):
@@ -86,12 +103,59 @@ def answer_rules_table():
     return "\n".join([*head, *(row(code(name), doc) for name, doc in ANSWER_RULES.items())])
 
 
+def probes_table():
+    head = [row("Probe", "Asks for", "Where all are taken", "Where one is not"), row(*["---"] * 4)]
+    decided = {name: decision for decision in DECISIONS for name in decision.probes}
+    for probe in PROBES:
+        cells = ["", ""]
+        if decision := decided.get(probe.name):
+            where = {"hf": " (template)", "mistral": " (Mistral tokenizer)", None: ""}[decision.mode]
+            values = (decision.tolerated, decision.refused)
+            cells = [code(f"{decision.option}={text_of(value)}") + where for value in values]
+        head.append(row(code(probe.name), probe.asks, *cells))
+    return "\n".join(head)
+
+
+def versions_of(quirk):
+    parts = [f"{sign} {'.'.join(map(str, v))}" for sign, v in (("from", quirk.since), ("before", quirk.before)) if v]
+    return ", ".join(parts) or "all"
+
+
+def quirk_rows(quirks):
+    for quirk in quirks:
+        seen_by = ", ".join(code(f"{k}={text_of(v)}") for k, v in quirk.options.items())
+        seen_by = seen_by or ", ".join(map(code, filter(None, quirk.seen_by.split(", "))))
+        renders = {"hf": "template", "mistral": "Mistral tokenizer", None: "both"}[quirk.mode]
+        yield versions_of(quirk), renders, quirk.fact, seen_by, quirk.source
+
+
+def vllm_quirks_table():
+    head = [row("vLLM", "Prompt made by", "What it does", "What sees to it", "Source"), row(*["---"] * 5)]
+    return "\n".join([*head, *(row(*cells) for cells in quirk_rows(VLLM_QUIRKS))])
+
+
+def library_quirks_table():
+    head = [row("mistral-common", "What it does", "What sees to it", "Source"), row(*["---"] * 4)]
+    return "\n".join([*head, *(row(cells[0], *cells[2:]) for cells in quirk_rows(LIBRARY_QUIRKS))])
+
+
+def library_floors_table():
+    head = [row("vLLM", "mistral-common, at least"), row(*["---"] * 2)]
+    return "\n".join([*head, *(row(*pair) for pair in LIBRARY_FLOORS)])
+
+
 def first_line(rule):
     return rule.__doc__.strip().splitlines()[0]
 
 
 TABLES = {
     "settings": settings_table,
+    "backends": backends_table,
+    "models": models_table,
+    "probes": probes_table,
+    "what versions of vLLM do": vllm_quirks_table,
+    "what versions of mistral-common do": library_quirks_table,
+    "which mistral-common a vLLM has": library_floors_table,
     "profiles": profiles_table,
     "rules of the request": request_rules_table,
     "rules of the answer": answer_rules_table,
@@ -170,7 +234,7 @@ def test_an_error_is_documented_with_its_status(error):
 def test_every_setting_is_read_outside_its_own_module():
     read = set()
     for name, tree in TREES.items():
-        if name != "config.py":
+        if not name.startswith("config/"):
             read |= attributes_of(tree, "config")
 
     assert set(SETTINGS) - read == set()

@@ -58,17 +58,18 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dns: Annotated[bool, About("Whether every address of the name is a replica, looked up again and again.")] = False
 
 
-OptionalWait = Wait | None
-
-
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What differs for one model. Null is what the setting of the same name says."""
 
-    timeout_s: Annotated[WaitOrZero | None, About("The longest a request may take; 0 is no limit.")] = None
+    timeout_s: Annotated[WaitOrZero | None, About("The longest a request may take; 0 is no limit.", form="seconds")] = (
+        None
+    )
     first_byte_timeout_s: Annotated[
-        OptionalWait, About("The longest wait for the upstream's status line and first event.")
+        Wait | None, About("The longest wait for the upstream's status line and first event.", form="seconds")
     ] = None
-    between_bytes_timeout_s: Annotated[OptionalWait, About("The longest silence inside an answer.")] = None
+    between_bytes_timeout_s: Annotated[Wait | None, About("The longest silence inside an answer.", form="seconds")] = (
+        None
+    )
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

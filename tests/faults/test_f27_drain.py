@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from tests.fakes import DONE, STREAM_END, STREAM_HEAD, Do, ScriptedUpstream, completion, event, text_chunk, whole
-from tests.process.conftest import counted, running
+from tests.process.conftest import DEADLINE_S, counted, running
 
 BEGIN = [STREAM_HEAD, event(text_chunk("a"))]
 END = [event(text_chunk("b")), event(text_chunk("", finish="stop")), DONE, STREAM_END]
@@ -28,9 +28,18 @@ async def get(group, path):
     """Ask on a new connection; return the status and whether the connection was kept."""
     reader, writer = await asyncio.open_connection("127.0.0.1", group.port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    head = await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(DEADLINE_S):
+        head = await reader.readuntil(b"\r\n\r\n")
     writer.close()
     return int(head.split()[1]), b"Connection: close" not in head
+
+
+async def until_workers_know(group):
+    """Return when connections are no longer kept: a worker hears of the signal a moment after it is logged."""
+    async with asyncio.timeout(DEADLINE_S):
+        for _ in range(10):  # of two workers, both
+            while (await get(group, "/livez"))[1]:
+                pass
 
 
 async def kept_connection(group):
@@ -57,8 +66,7 @@ async def test_readiness_says_no_at_once_and_all_else_is_answered_while_the_dela
     ):
         group.send(signal.SIGTERM)
         line = await group.log_line("not_ready")
-        while (await get(group, "/livez"))[1]:  # a worker may not have heard of it yet
-            pass
+        await until_workers_know(group)
 
         assert await get(group, "/readyz") == (503, False)
         assert await get(group, "/livez") == (200, False)
@@ -73,8 +81,7 @@ async def test_a_kept_connection_is_told_to_go_elsewhere(workers):
         reader, writer = await kept_connection(group)
         group.send_all(signal.SIGTERM)
         await group.log_line("not_ready")
-        while (await get(group, "/livez"))[1]:
-            pass
+        await until_workers_know(group)
         writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = await reader.read()
         writer.close()
@@ -119,8 +126,9 @@ async def test_a_request_whose_body_is_still_coming_is_one_that_runs(workers):
         reader, writer = await kept_connection(group)
         writer.write(head + question[:10])
         await writer.drain()
-        while await counted(group, "in_flight_requests") != 2:  # this one and the scrape
-            pass
+        async with asyncio.timeout(DEADLINE_S):
+            while await counted(group, "in_flight_requests") != 2:  # this one and the scrape
+                pass
         group.send(signal.SIGTERM)
         assert (await group.log_line("draining"))["in_flight"] == 1
         writer.write(question[10:])
