@@ -1,5 +1,6 @@
 """GET /v1/models: the model servers' own list; where they serve different models, their lists as one."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ async def _list_of(edge: Edge, call: Call, model: str) -> bytes:
         translate=None,
         request_id=call.record.request_id,
         limits=edge.deadlines.limits(call.request.headers, model),
+        started_at=asyncio.get_running_loop().time(),
         trail=call.record,
         model=model,
         traceparent=wire.traceparent(call.request.headers.get("traceparent")),

@@ -57,6 +57,7 @@ class Question:
             translate=self.translate,
             request_id=call.record.request_id,
             limits=limits,
+            started_at=asyncio.get_running_loop().time(),
             trail=call.record,
             model=aim.model,
             ask=aim.ask,

@@ -55,6 +55,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     translate: Callable[[Profile], Awaitable[UpstreamRequest]] | None
     request_id: str
     limits: Limits
+    started_at: float
     trail: Trail
     model: str = ""
     ask: Ask = Ask()
@@ -72,7 +73,7 @@ class Sending:
     """
 
     __slots__ = (
-        *("_attempts", "_errand", "_exchange", "_pool", "_profile", "_started_at", "_tried"),
+        *("_attempts", "_errand", "_exchange", "_pool", "_profile", "_tried"),
         *("answer", "failure", "replica", "request"),
     )
 
@@ -90,7 +91,6 @@ class Sending:
 
     async def __aenter__(self) -> Self:
         self._pool.budget.pay_in()
-        self._started_at = asyncio.get_running_loop().time()
         replica, is_fresh = self._errand.first, False
         while True:
             try:
@@ -108,8 +108,11 @@ class Sending:
     ) -> None:
         try:
             await self._exchange.__aexit__(kind, error, trace)
-        except UpstreamError as exc:
-            self._judge(exc)
+        except BaseException as exc:
+            if isinstance(exc, UpstreamError):
+                self._judge(exc)
+            else:
+                self._pool.untold(self.replica)
             raise
         else:
             if error is None or isinstance(error, UpstreamError):
@@ -137,14 +140,9 @@ class Sending:
         self._errand.trail.attempts += 1
         self._errand.trail.replica = replica.name
         replica.tally.began()
-        is_open = False
         try:
-            answer = await exchange.__aenter__()
-            is_open = True
-            self.answer = await accepted(answer)
+            self.answer = await _entered(exchange)
         except BaseException as exc:
-            if is_open:
-                await exchange.__aexit__(type(exc), exc, exc.__traceback__)
             if isinstance(exc, UpstreamError):
                 self._judge(exc)
             else:
@@ -155,11 +153,9 @@ class Sending:
 
     async def _exchange_with(self, replica: Replica, is_fresh: bool) -> AbstractAsyncContextManager[Answer]:
         errand = self._errand
-        limits = errand.limits
-        if self._attempts and limits.total_s != math.inf:
-            passed_s = asyncio.get_running_loop().time() - self._started_at
-            limits = msgspec.structs.replace(limits, total_s=max(0.0, limits.total_s - passed_s))
-        asking = Asking(None, errand.request_id, limits, errand.traceparent, is_fresh)
+        is_limited = errand.limits.total_s != math.inf
+        passed_s = asyncio.get_running_loop().time() - errand.started_at if is_limited else 0.0
+        asking = Asking(None, errand.request_id, errand.limits, errand.traceparent, is_fresh, passed_s)
         if errand.translate is None:
             return replica.connections.models(asking)
         self._profile = replica.profile
@@ -218,7 +214,16 @@ class Sending:
             self._pool.refresh()
 
 
-async def accepted(answer: Answer) -> Answer:
+async def _entered(exchange: AbstractAsyncContextManager[Answer]) -> Answer:
+    answer = await exchange.__aenter__()
+    try:
+        return await _accepted(answer)
+    except BaseException as exc:
+        await exchange.__aexit__(type(exc), exc, exc.__traceback__)  # may say that a timer ended it
+        raise
+
+
+async def _accepted(answer: Answer) -> Answer:
     """
     Return `answer` if the model server took the request.
 

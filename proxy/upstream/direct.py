@@ -42,13 +42,14 @@ class DirectRoute:
     def send(self, asking: Asking) -> AbstractAsyncContextManager[Exchange]:
         """See `Route`."""
         sending = Sending(self, asking)
-        return sending if asking.limits.total_s == math.inf else self._in_time(sending, asking.limits.total_s)
+        return sending if asking.limits.total_s == math.inf else self._in_time(sending, asking)
 
     @asynccontextmanager
-    async def _in_time(self, sending: "Sending", total_s: float) -> AsyncIterator[Exchange]:
+    async def _in_time(self, sending: "Sending", asking: Asking) -> AsyncIterator[Exchange]:
         """End the block when it takes too long in total, whoever it waits for: a client may read nothing."""
+        total_s = asking.limits.total_s
         try:
-            async with asyncio.timeout(total_s), sending as exchange:
+            async with asyncio.timeout(max(0.0, total_s - asking.passed_s)), sending as exchange:
                 yield exchange
         except TimeoutError:
             raise UpstreamTimeout(f"timeout_s: the request took longer than {total_s:g} s") from None

@@ -102,7 +102,7 @@ class PlainRoute:
             headers[_TRACEPARENT] = asking.traceparent
         if asking.body is not None:
             headers[_CONTENT_LENGTH] = str(len(asking.body))
-        async with Timers(asking.limits) as timers:
+        async with Timers(asking.limits, asking.passed_s) as timers:
             try:
                 response = await self._request(headers, asking)
             except (aiohttp.ClientError, OSError) as exc:

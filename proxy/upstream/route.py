@@ -30,13 +30,18 @@ class Target(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """What one request adds: its body, its ids, its timers, and whether its connection has to be a new one."""
+    """
+    What one request adds: its body, its ids, its timers, and whether its connection has to be a new one.
+
+    `passed_s` is how much of the limit in total is over.
+    """
 
     body: bytes | None
     request_id: str
     limits: Limits
     traceparent: str | None = None
     is_fresh: bool = False
+    passed_s: float = 0.0
 
 
 class Sessions(NamedTuple):

@@ -29,13 +29,14 @@ class Timers:
 
     __slots__ = ("_doubted", "_ends_at", "_handle", "_limits", "_loop", "_rang", "_scope", "_silent_since", "_stage")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, passed_s: float = 0.0) -> None:
+        """`passed_s` is how much of the limit in total is over."""
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._scope = asyncio.timeout(None)
         self._handle: asyncio.TimerHandle | None = None
         now = self._loop.time()
-        self._ends_at = now + limits.total_s
+        self._ends_at = now + limits.total_s - passed_s
         self._silent_since: float | None = now
         self._doubted: float | None = None
         self._stage = _FIRST_BYTE
