@@ -186,13 +186,14 @@ def start_proxy(upstream_url: str, processor: int, **settings: object) -> Progra
     Start the proxy ("" is its demo upstream); its log goes to a file.
 
     `settings` are fields of proxy.config.Config, such as `strict=True`. All others have their defaults, but there is
-    one worker, because there is one processor.
+    one worker, because there is one processor, and it ends without a delay.
 
     Raises:
         BenchmarkError: it did not start, or there is no such setting.
     """
     port = free_port()
-    given = {**{name: 1 for name in ("workers",) if name in SETTINGS}, **settings}
+    usual = {"workers": 1, "drain_delay_s": 0}
+    given = {**{name: value for name, value in usual.items() if name in SETTINGS}, **settings}
     flags = ["--vllm-base", upstream_url, "--port", str(port)]
     command = [sys.executable, "-m", "proxy", "serve", *flags]
     return start("proxy", command, port, processor, environment=dict(_variable(*each) for each in given.items()))

@@ -11,6 +11,7 @@ from proxy.config.settings import (
     ModelSettings,
     masked,
     rows_of,
+    secrets_of,
 )
 from proxy.config.sources import Reader, add_flags, load_config
 
@@ -29,4 +30,5 @@ __all__ = [
     "load_config",
     "masked",
     "rows_of",
+    "secrets_of",
 ]

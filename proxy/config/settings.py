@@ -322,3 +322,9 @@ def masked(config: Config) -> dict[str, Any]:
 def _without_secret(backend: Backend) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(backend)
     return {**plain, "api_key": MASK if backend.api_key else ""}
+
+
+def secrets_of(config: Config) -> tuple[str, ...]:
+    """Return every key that the settings hold."""
+    keys = (config.vllm_api_key, *config.batch_keys.split(","), *(backend.api_key for backend in config.backends))
+    return tuple(key for key in keys if key)

@@ -8,6 +8,7 @@ from aiohttp import web
 from multidict import istr
 
 from proxy.edge.answer import DirectWriter, Flow, make_writer
+from proxy.edge.in_flight import InFlight
 from proxy.edge.record import Record, Stopwatch, clipped
 from proxy.errors import ProxyError, error_body, error_event
 from proxy.wire import headers as wire
@@ -29,13 +30,14 @@ class Call:
     """
     A request and its answer. Exactly one answer goes out: `send()`, or `write()` any number of times and `end()`.
 
-    The writing methods raise ConnectionError when the client has left.
+    The writing methods raise ConnectionError when the client has left. An answer that begins while the process is
+    about to end closes its connection.
     """
 
     __slots__ = (
-        "_closing",
         "_has_begun",
         "_has_ended",
+        "_in_flight",
         "_loop",
         "_writer",
         "last_write_at",
@@ -44,8 +46,9 @@ class Call:
         "stopwatch",
     )
 
-    def __init__(self, request: web.BaseRequest, *, is_direct: bool) -> None:
+    def __init__(self, request: web.BaseRequest, in_flight: InFlight, *, is_direct: bool) -> None:
         self.request = request
+        self._in_flight = in_flight
         self.stopwatch = Stopwatch()
         self.record = Record(
             request_id=wire.request_id(request.headers.get(_REQUEST_ID)),
@@ -57,7 +60,6 @@ class Call:
         self._loop = asyncio.get_running_loop()
         self._has_begun = False
         self._has_ended = False
-        self._closing = False
         #: loop time of the last write to a streamed answer
         self.last_write_at = 0.0
 
@@ -71,10 +73,6 @@ class Call:
         """Whether the end of a streamed answer is out, so that nothing may follow it."""
         return self._has_ended
 
-    def close_after(self) -> None:
-        """End the connection after this answer."""
-        self._closing = True
-
     async def send(
         self, body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
@@ -82,7 +80,7 @@ class Call:
         self._has_begun = True
         self.record.status = status
         # A body that nobody read is still on its way: only a new connection starts clean.
-        closes = self._closing or not self.request.content.is_eof()
+        closes = self._in_flight.is_draining or not self.request.content.is_eof()
         self.record.ttft_ms = self.stopwatch.ms()
         await self._writer.send(status, self._headers(content_type, headers), body, closes=closes)
         self.record.bytes_out = len(body)
@@ -92,7 +90,7 @@ class Call:
         """Send a piece of a streamed answer, its head first; wait while the client is slow to read."""
         if not self._has_begun:
             self._note_begin()
-            await self._writer.begin(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closing)
+            await self._writer.begin(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._in_flight.is_draining)
         self._note_write(data)
         await self._writer.write(data)
 
@@ -106,7 +104,7 @@ class Call:
         writer = cast("DirectWriter", self._writer)
         if not self._has_begun:
             self._note_begin()
-            writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closing)
+            writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._in_flight.is_draining)
         self._note_write(data)
         return writer.put(data)
 

@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from proxy.config import Config
+from proxy.config import Config, secrets_of
 from proxy.edge.admission import Admission
 from proxy.edge.deadlines import Deadlines
 from proxy.edge.in_flight import InFlight
@@ -37,6 +37,7 @@ class Edge(msgspec.Struct):
         Raises:
             ConfigError, ValueError, OSError: it cannot be used; nothing has changed then.
         """
+        self.lines.hide(secrets_of(config))
         await self.pool.apply(config)
         self.admission.resize(config)
         self.deadlines = Deadlines(config)

@@ -23,8 +23,6 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
     """Answer a request; whatever happens, in a way that the client can parse, with one line in the log."""
     task = edge.in_flight.enter()
     edge.metrics.begin()
-    if edge.in_flight.is_draining:
-        call.close_after()
     try:
         return await _answered(edge, call)
     except asyncio.CancelledError:

@@ -66,7 +66,7 @@ async def listening(edge: Edge, sockets: Sequence[socket.socket]) -> AsyncIterat
     is_direct = takes(edge.config, "answer")
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        return await guard(edge, Call(request, is_direct=is_direct))
+        return await guard(edge, Call(request, edge.in_flight, is_direct=is_direct))
 
     def make_request(*parts: Any) -> web.BaseRequest:
         message, payload, connection, writer, task = parts

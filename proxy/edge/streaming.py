@@ -154,14 +154,14 @@ class Stream:
         is_resumed = False
         try:
             async with Sending(self._edge.pool, errand) as sent:
+                if not sent.request.upstream_stream or not wire.is_event_stream(sent.answer.content_type):
+                    raise unexpected(sent.answer)
                 translator.resume(sent.request.expectation, seen)
                 is_resumed = True
                 if self._call.has_begun or rest:  # else an error may still have a status
                     await self._call.write(rest + continued_comment(seen))
                 rest = await self._relay(sent)
                 self._tried.append(sent.replica)
-        except _CannotGoOn:
-            pass
         except UpstreamError:
             if is_resumed:
                 raise
@@ -182,14 +182,10 @@ class Stream:
         async def translate(profile: Profile) -> UpstreamRequest:
             request = continued(await self._question.translate(profile), seen, held, pieces=pieces)
             if request is None:
-                raise _CannotGoOn("The answer cannot be continued.")
+                raise UpstreamProtocolError("The answer to this request cannot be continued.")
             return request
 
         return msgspec.structs.replace(errand, first=other, translate=translate, avoid=tuple(self._tried))
-
-
-class _CannotGoOn(UpstreamProtocolError):
-    """The request is one whose answer cannot be continued."""
 
 
 Heard = Callable[[bytes], None]

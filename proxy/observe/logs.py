@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -20,7 +20,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from proxy.config import MASK, Config, ConfigError
+from proxy.config import MASK, Config, ConfigError, secrets_of
 from proxy.errors import ProxyError, UpstreamRejected
 
 #: Libraries that log through the standard library; their warnings and errors join the same stream of lines.
@@ -44,7 +44,7 @@ def configure_logs(config: Config) -> FilteringBoundLogger:
     level = "debug" if config.debug else config.log_level
     logger: FilteringBoundLogger = structlog.wrap_logger(
         structlog.BytesLogger(_open(config.log_file)),
-        processors=_processors(config.vllm_api_key),
+        processors=_processors(secrets_of(config)),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     ).bind()
@@ -69,6 +69,10 @@ class Lines:
         self._render = list(bound._processors)[-1]
         self._lowest = logger.get_effective_level()
 
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Mask these too from now on, in the logger's own lines as well."""
+        cast("_Renderer", self._render).hide(secrets)
+
     def write(self, level: Literal["info", "warning"], event: str, fields: EventDict) -> None:
         """Write a line if its level is one that is logged. `fields` is given away."""
         if _LEVELS[level] < self._lowest:
@@ -82,12 +86,12 @@ class Lines:
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING}
 
 
-def _processors(secret: str) -> list[Processor]:
+def _processors(secrets: Iterable[str]) -> list[Processor]:
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(lambda exc_info: render_exception(exc_info[1])),
-        _Renderer(secret),
+        _Renderer(secrets),
     ]
 
 
@@ -138,16 +142,23 @@ def check_log_file(path: str) -> None:
 class _Renderer:
     """The last processor: from fields to the bytes of a line, without its newline."""
 
-    def __init__(self, secret: str) -> None:
-        # as it stands inside a JSON string
-        self._secret = orjson.dumps(secret)[1:-1] if len(secret) >= _SHORTEST_SECRET else b""
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets: tuple[bytes, ...] = ()
+        self.hide(secrets)
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Mask these too, as they stand inside a JSON string; the longest first, since one may hold another."""
+        more = {orjson.dumps(secret)[1:-1] for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        self._secrets = tuple(sorted(more.union(self._secrets), key=len, reverse=True))
 
     def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> bytes:
         try:
             line = orjson.dumps(fields, default=_type_name)
         except TypeError:  # a lone surrogate from undecodable header bytes, or an integer over 64 bits
             line = orjson.dumps({name: _tame(value) for name, value in fields.items()})
-        return line.replace(self._secret, MASK.encode()) if self._secret else line
+        for secret in self._secrets:
+            line = line.replace(secret, MASK.encode())
+        return line
 
 
 def _type_name(value: object) -> str:

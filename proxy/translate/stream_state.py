@@ -15,8 +15,8 @@ CHUNK is an event of a choice, FINISH one after which every choice seen so far h
 choices (usage). FAULT is an error, sent by the upstream or found here: the client gets it as an event, then `[DONE]`.
 BREAK is an error that means the upstream is gone, where someone may have another one go on: RESUME says that its stream
 follows. Nothing can go on once a finish reason is out.
-The upstream's end of data (EOF) is in the table for CLOSED and FAILED only, and `[DONE]` for FINISHED only: a cut
-answer never looks like a whole one, and no finish reason is made up.
+The upstream's end of data (EOF) is in the table for CLOSED, FAILED and BROKEN only, and `[DONE]` for FINISHED only: a
+cut answer never looks like a whole one, and no finish reason is made up.
 """
 
 from collections.abc import Mapping
@@ -70,6 +70,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Input], State]] = MappingProxyType(
         (State.FINISHED, Input.FAULT): State.FAILED,
         (State.CLOSED, Input.EOF): State.CLOSED,
         (State.FAILED, Input.EOF): State.FAILED,
+        (State.BROKEN, Input.EOF): State.BROKEN,
         (State.BROKEN, Input.RESUME): State.WAITING,
         (State.BROKEN, Input.FAULT): State.FAILED,
     }

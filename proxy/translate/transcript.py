@@ -9,7 +9,7 @@ What a client has been told so far, kept in case someone else has to go on from 
                      +-- text of choice 0 --> kept, up to 256 K characters
                      +-- anything else -----> nothing can go on from here, and nothing is kept any more
 
-An event costs 0.1 us of CPU when it is added and 0.5 us when it is decoded (CPython 3.11.7).
+An event costs 0.13 us of CPU when it is added and 1.1 us when it is decoded (2026-11-26, CPython 3.11.7).
 """
 
 from typing import Any, Final

@@ -95,7 +95,7 @@ class Connections:
         Raises:
             UpstreamError: on entering or inside, by cause, see proxy/errors.py.
         """
-        return self._chat.send(asking._replace(body=request.body))
+        return self._chat.send(Asking(request.body, *asking[1:]))
 
     def models(self, asking: Asking) -> AbstractAsyncContextManager[Answer]:
         """Ask for the list of models, under the same rules as `send()`."""

@@ -7,8 +7,10 @@ Portkey-AI/gateway#1718.
 
 import base64
 
+import msgspec
 import pytest
 
+from proxy.config import Backend
 from tests.fakes import STREAM_HEAD, Do, ScriptedUpstream, completion, event, text_chunk, text_stream, whole
 
 SECRET = "canary-secret-51d0c8e7"
@@ -99,3 +101,17 @@ async def test_a_redirect_of_the_upstream_leads_nowhere(start_proxy):
                 assert response.status == 502
 
         assert other.requests == []
+
+
+async def test_keys_of_backends_and_keys_that_came_by_a_reload_are_masked_too(start_proxy):
+    """A replica that quotes its key in an error brings it into the log's reason."""
+    keys = [f"canary-{number}-{'x' * 20}" for number in range(4)]
+    async with ScriptedUpstream([whole({})]) as upstream:
+        backends = (Backend(url=upstream.url, api_key=keys[0]),)
+        proxy = await start_proxy("", backends=backends, batch_keys=f"{keys[1]},short", vllm_api_key=keys[2])
+        new = (Backend(url=upstream.url, api_key=keys[3]),)
+        await proxy.edge.reload(msgspec.structs.replace(proxy.edge.config, backends=new))
+        proxy.edge.logger.info("test", texts=keys, other="short")
+
+        assert proxy.log.lines("test")[0]["texts"] == ["***"] * 4
+        assert proxy.log.lines("test")[0]["other"] == "short"

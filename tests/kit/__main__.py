@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asyncio.run(_main(options))
     except ValueError as exc:
         parser.error(str(exc))
+    except OSError as exc:
+        parser.error(f"the model server cannot listen: {exc.strerror or exc}")
 
 
 async def _main(options: argparse.Namespace) -> int:

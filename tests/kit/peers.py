@@ -85,7 +85,18 @@ def _program(package: str) -> str:
 
 
 def _proxy(port: int, models: Sequence[str], _: Path) -> list[str]:
-    return [sys.executable, "-m", "proxy", "serve", "--port", str(port), "--vllm-base", ",".join(models)]
+    return [
+        sys.executable,
+        "-m",
+        "proxy",
+        "serve",
+        "--port",
+        str(port),
+        "--vllm-base",
+        ",".join(models),
+        "--drain-delay-s",
+        "0",
+    ]
 
 
 def _vllm_router(port: int, models: Sequence[str], _: Path) -> list[str]:

@@ -75,7 +75,10 @@ async def test_a_gateway_that_only_copies_passes_the_rows_that_a_copy_can_pass()
     assert len(results) == len(COPIED_WELL)
 
 
-async def test_what_comes_after_the_loss_of_a_gateway_is_not_run_and_not_failed():
+async def test_what_comes_after_the_loss_of_a_gateway_is_not_run_and_not_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.kit.run._RECOVERY_S", 0.5)
     lost, after = await result_of(Ejecting, *chosen(["F05a", "F05b"]))
 
     assert "does not serve after it" in lost.seen

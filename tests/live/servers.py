@@ -92,7 +92,7 @@ def proxy_server(upstream: str, port: int, *, profile: str) -> Server:
     return Server(
         name=f"proxy-{profile}",
         command=[sys.executable, "-m", "proxy", "serve", "--vllm-base", upstream, "--port", str(port)],
-        environment={"PROXY_PROFILE": profile},
+        environment={"PROXY_PROFILE": profile, "DRAIN_DELAY": "0"},
         url=f"http://127.0.0.1:{port}",
         log=VLLM_HOME / "logs" / f"proxy-{port}.log",
         start_s=PROXY_START_S,

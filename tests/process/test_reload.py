@@ -223,19 +223,24 @@ async def test_of_the_settings_that_come_while_others_are_taken_only_the_newest_
 
 @pytest.mark.parametrize("error", [ConfigError("bad"), ValueError("bad"), OSError("bad"), KeyError("a bug")])
 async def test_a_worker_that_cannot_take_new_settings_says_so_and_takes_the_next(error):
+    come = asyncio.Event()
     taken, refused, log = [], [], Log()
 
     async def apply(config):
         if config.port == 1:
+            await come.wait()
             raise error
         taken.append(config.port)
 
     swap = Swap(log, lambda: refused.append(True))
     swap.begin(apply)
     swap.take(Config(port=1))
-    await until(lambda: refused)
+    await asyncio.sleep(0)
     swap.take(Config(port=2))
+    come.set()
     await until(lambda: taken == [2])
+    swap.take(Config(port=3))
+    await until(lambda: taken == [2, 3])
     await swap.close()
 
     assert [event for event, _ in log.lines] == ["config_reload_failed"]

@@ -199,6 +199,16 @@ def test_a_recorded_stream_goes_on_from_every_byte(name: str) -> None:
         assert result.out.endswith(DONE)
 
 
+def test_a_vllm_whose_engine_was_killed_is_followed_by_another() -> None:
+    recorded = (CASES / "engine-killed.sse").read_bytes()
+    model = Model("Half of it.", first=recorded)
+    result = served(asked(), model.stream, [(len(recorded), None)])
+
+    assert model.requests[1]["messages"][-1]["content"] == "Half"
+    assert "".join(delta["content"] for delta in Played(result.out, result.translator).deltas) == "Half of it."
+    assert b"EngineCore" not in result.out
+
+
 _WORDS = st.sampled_from(
     (
         "Hello",
@@ -492,6 +502,16 @@ def test_what_is_not_read_does_not_go_on() -> None:
     assert translator.state is State.FAILED
     assert out.endswith(b'"code":"upstream_disconnected"}}\n\n' + DONE)
     assert continued(request, "a", pieces=1) is None
+
+
+def test_an_error_that_is_whole_only_when_the_data_ends_breaks_the_stream_once() -> None:
+    translator = StreamTranslator(asked().expectation, resumes=True)
+    translator.receive(ROLE + chunk({"content": "a"}) + DIED[:-2].replace(b"\n", b"\r") + b"\r\r")
+
+    assert translator.receive_eof() == b""
+    assert translator.state is State.BROKEN
+    assert translator.error is not None
+    assert translator.error.status == 500
 
 
 def test_once_a_choice_has_its_finish_reason_nothing_goes_on() -> None:

@@ -45,7 +45,7 @@ async def test_weights_count(start_proxy):
         for _ in range(40):
             await text_of(proxy)
 
-        assert (len(a.requests), len(b.requests)) == (30, 10)
+        assert 29 <= len(a.requests) <= 31  # where a round begins is each worker's own
 
 
 async def test_a_model_goes_where_it_is_served_and_an_unknown_one_is_404(start_proxy):

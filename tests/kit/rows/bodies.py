@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 from tests.fakes import STREAM_END, chunk
-from tests.kit.client import Answer, connected, excerpt
+from tests.kit.client import Answer, connected
 from tests.kit.rig import CHAT, Rig, user
 from tests.kit.row import Row
 from tests.kit.verdict import Fails
@@ -78,7 +78,7 @@ async def not_utf8(rig: Rig) -> str:
 async def _refused(rig: Rig, body: bytes) -> str:
     answer = await _send(rig, body)
     if answer.status != 400:
-        raise Fails(f"the client got {answer.status}: {excerpt(await answer.read())}")
+        raise Fails(f"the client got {answer.status}")
     await _in_openais_shape(answer)
     return ""
 
@@ -97,7 +97,7 @@ async def _in_openais_shape(answer: Answer) -> None:
         found = await answer.json()
     error = found.get("error") if isinstance(found, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-        raise Fails(f"{answer.status}, not in OpenAI's shape: {excerpt(await answer.read())}")
+        raise Fails(f"{answer.status}, not in OpenAI's shape")
 
 
 async def escaped_surrogate(rig: Rig) -> str:

@@ -128,7 +128,7 @@ async def context_length(rig: Rig) -> str:
 
 
 async def context_length_code(rig: Rig) -> str:
-    """That error has the code context_length_exceeded, on which agents shorten the conversation."""
+    """The model's 400 about the context length has the code on which agents shorten the conversation."""
     answer = await rig.whole(rig.play([whole(error(400, CONTEXT, "BadRequestError"), 400)]))
     code = ((await answer.json()).get("error") or {}).get("code")
     if code != "context_length_exceeded":
