@@ -9,7 +9,7 @@ AI_SDK := tests/clients/js/node_modules
 
 .PHONY: help run test test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
-	peers lock-peers faults faults-peers
+	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -47,6 +47,15 @@ SECONDS := 60
 fuzz: $(VENV)/.dev-stamp ## Look for inputs that break the stream code, for SECONDS=60 each target; ARGS="--seed 1" repeats
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) sse
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) stream
+
+MINUTES := 10
+SEED := 1
+
+chaos: $(VENV)/.run-stamp ## Kill, stop and restart replicas and workers under load, for MINUTES=10; ARGS="--live" with real vLLMs
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+soak: $(VENV)/.run-stamp ## Send 100,000 requests beside 500 open streams; fail when memory, files, tasks or counters grow
+	$(BIN)/python -m tests.soak --seed $(SEED) $(ARGS)
 
 test-clients: $(VENV)/.dev-stamp .venv-clients/.stamp $(AI_SDK)/.stamp ## Let LangChain and the Vercel AI SDK (needs node and npm) use the proxy
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)

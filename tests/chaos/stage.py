@@ -54,7 +54,7 @@ class Actor:
         """
         self.server.log.parent.mkdir(parents=True, exist_ok=True)
         with self.server.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - some ms, and nobody waits
                 self.server.command,
                 cwd=ROOT,
                 env={**os.environ, **self.server.environment},
@@ -103,6 +103,10 @@ class Proxy(Actor):
     def workers(self) -> list[int]:
         """Return the processes that serve: the children, or itself where there is one worker."""
         return self.children() or [self.pid]
+
+    def files(self) -> int:
+        """Return how many files and sockets they have open."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.workers())
 
     def sockets(self) -> int:
         """Return how many sockets they have open."""

@@ -85,18 +85,7 @@ def _program(package: str) -> str:
 
 
 def _proxy(port: int, models: Sequence[str], _: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "proxy",
-        "serve",
-        "--port",
-        str(port),
-        "--vllm-base",
-        ",".join(models),
-        "--drain-delay-s",
-        "0",
-    ]
+    return [sys.executable, "-m", "proxy", "serve", "--port", str(port), "--vllm-base", ",".join(models)]
 
 
 def _vllm_router(port: int, models: Sequence[str], _: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The kit tells gateways apart: this proxy passes every row, and a gateway with a fault fails the row about it."""
 
+import json
 from pathlib import Path
 from types import MappingProxyType
 
@@ -163,3 +164,10 @@ def test_the_results_render_as_a_table_with_a_column_for_each_gateway(tmp_path: 
     assert "| Any gateway | one 1.0 | two 2.0 |" in rendered
     assert "| F01a. A claim. | ok | **fails**: a\\|b |" in rendered
     assert "| rows that fail | 0 | 1 |" in rendered
+
+
+def test_the_readme_has_the_table_of_the_results():
+    kept = json.loads(peers.RESULTS.read_text(encoding="utf-8"))
+    readme = (peers.ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert f"<!-- faults -->\n{table.section(kept)}<!-- end of faults -->" in readme
