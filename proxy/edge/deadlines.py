@@ -52,7 +52,7 @@ class Deadlines:
 
     def _asked(self, name: str, text: str) -> float:
         if not _SECONDS.fullmatch(text) or not float(text):
-            raise InvalidRequest(f"The header {name} must be a number of seconds above 0.", param=name)
+            raise InvalidRequest(f"The header {name} must be a number of seconds above 0.", param=str(name))
         return min(float(text), self._longest_s)
 
 

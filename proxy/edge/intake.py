@@ -1,12 +1,19 @@
-"""Reading a client's body: what is refused before it is read, and how long and how large it may be."""
+"""
+Reading a client's body: what is refused before it is read, and how long and how large it may be.
+
+    checked_head() -> Admission.place() -> read_json_body()
+
+What a head alone shows to be wrong takes no place. What has no place is not read: its body stays in the client, but for
+what the connection reads ahead (edge/connection.py).
+"""
 
 import asyncio
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 
 from proxy.config import Config
-from proxy.edge.admission import Place
+from proxy.edge.admission import Admission, Place, Priority
 from proxy.edge.record import clipped
 from proxy.errors import MalformedHttp, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from proxy.wire import headers as wire
@@ -14,62 +21,73 @@ from proxy.wire import headers as wire
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-async def read_json_body(request: web.BaseRequest, config: Config, place: Place) -> bytes:
+def checked_head(request: web.BaseRequest, config: Config, admission: Admission) -> Priority:
     """
-    Return the request's body. Its bytes are held by `place` before they are read.
+    Return the priority with which a request's body may be read.
 
     Raises:
-        Overloaded: the bodies of others leave no room for it.
-        UnsupportedMediaType: it is declared as something other than plain JSON.
-        PayloadTooLarge: it is over `max_body_bytes`; by its declared length before a byte is read, else by count.
-        RequestTimeout: it did not come within `read_timeout_s`.
-        MalformedHttp: its framing is broken.
+        UnsupportedMediaType: the body is declared as something other than plain JSON.
+        PayloadTooLarge: its declared length is over `max_body_bytes`.
+        InvalidRequest: there is no such priority.
     """
-    length = _check_declared(request, config)
-    if length:
-        place.hold(length)
-    expect = request.headers.get(hdrs.EXPECT)
-    if expect is not None and expect.lower() == "100-continue":
-        await request.writer.write(_CONTINUE)
-    try:
-        if request.content.is_eof():  # as short bodies are: no timer, no wait
-            body = request.content.read_nowait()
-            if len(body) > config.max_body_bytes:
-                raise _too_large(config)
-            return body
-        async with asyncio.timeout(config.read_timeout_s):
-            return await request.read() if length is not None else await _read_chunked(request, config, place)
-    except TimeoutError:
-        raise RequestTimeout(f"read_timeout_s: the body did not arrive within {config.read_timeout_s:g} s.") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large(config) from None
-    except web.RequestPayloadError:  # from aiohttp's parser in Python; the one in C drops the rest without a word
-        raise MalformedHttp("The body's chunked or length framing is broken.") from None
-
-
-async def _read_chunked(request: web.BaseRequest, config: Config, place: Place) -> bytes:
-    """Read a body that does not say how long it is."""
-    body = bytearray()
-    while piece := await request.content.readany():
-        place.hold(len(piece))
-        body += piece
-        if len(body) > config.max_body_bytes:
-            raise _too_large(config)
-    return bytes(body)
-
-
-def _check_declared(request: web.BaseRequest, config: Config) -> int | None:
-    """Check what the headers say of the body; return its length if they say it."""
-    content_type = request.headers.get(hdrs.CONTENT_TYPE)
+    headers = request.headers
+    content_type = headers.get(hdrs.CONTENT_TYPE)
     if content_type is not None and content_type != "application/json" and not wire.is_json(content_type):
         raise UnsupportedMediaType(f"Content-Type must be application/json, not {clipped(content_type)}.")
-    content_encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    content_encoding = headers.get(hdrs.CONTENT_ENCODING)
     if content_encoding is not None and not wire.is_identity(content_encoding):
         raise UnsupportedMediaType("Content-Encoding must be identity: compressed bodies are not read.")
     length = request.content_length
     if length is not None and length > config.max_body_bytes:
         raise _too_large(config)
-    return length
+    return admission.priority(headers)
+
+
+async def read_json_body(request: web.BaseRequest, config: Config, place: Place) -> bytes:
+    """
+    Return the body of a request whose head is checked and which has its place.
+
+    Its bytes are held by the place before they are read: by the declared length, else piece by piece.
+
+    Raises:
+        Overloaded: the worker holds too many bytes.
+        PayloadTooLarge: it is over `max_body_bytes`, by count.
+        RequestTimeout: it did not come within `read_timeout_s`.
+        MalformedHttp: its framing is broken.
+    """
+    content = request.content
+    try:
+        if content.is_eof():  # as short bodies are: no timer, no wait
+            body = content.read_nowait()
+            place.hold(len(body))
+            if len(body) > config.max_body_bytes:
+                raise _too_large(config)
+            return body
+        length = request.content_length
+        if length is not None:
+            place.hold(length)
+            content.set_read_chunk_size(length)
+        expect = request.headers.get(hdrs.EXPECT)
+        if expect is not None and expect.lower() == "100-continue":
+            await request.writer.write(_CONTINUE)
+        async with asyncio.timeout(config.read_timeout_s):
+            return await _read(content, config, place if length is None else None)
+    except TimeoutError:
+        raise RequestTimeout(f"read_timeout_s: the body did not arrive within {config.read_timeout_s:g} s.") from None
+    except web.RequestPayloadError:  # from aiohttp's parser in Python; the one in C drops the rest without a word
+        raise MalformedHttp("The body's chunked or length framing is broken.") from None
+
+
+async def _read(content: StreamReader, config: Config, place: Place | None) -> bytes:
+    """Read to the end; `place`, if there is one, holds each piece."""
+    body = bytearray()  # and no list of pieces: a client may send them byte by byte
+    while piece := await content.readany():
+        if len(body) + len(piece) > config.max_body_bytes:
+            raise _too_large(config)
+        if place is not None:
+            place.hold(len(piece))
+        body += piece
+    return bytes(body)
 
 
 def _too_large(config: Config) -> PayloadTooLarge:

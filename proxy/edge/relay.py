@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
 from proxy.edge.heartbeat import Heartbeat
-from proxy.edge.intake import read_json_body
+from proxy.edge.intake import checked_head, read_json_body
 from proxy.edge.question import Question
 from proxy.edge.streaming import Stream
 from proxy.edge.whole import note_answer, note_request, whole_body
@@ -27,7 +27,8 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
         ProxyError: before or after the status line went out; the boundary knows which.
     """
     config = edge.config
-    async with edge.admission.place(edge.admission.priority(call.request.headers)) as place:
+    priority = checked_head(call.request, config, edge.admission)
+    async with edge.admission.place(priority) as place:
         call.record.queue_ms = place.waited_ms
         body = await read_json_body(call.request, config, place)
         call.record.bytes_in = len(body)

@@ -183,7 +183,12 @@ class _Life:
             # What is loaded by now stays: the collector need not look at it again.
             gc.collect()
             gc.freeze()
-            stack.enter_context(watch_loop_lag(self._metrics.observe_loop_lag))
+
+            def look(late_ms: float) -> None:
+                self._metrics.observe_loop_lag(late_ms)
+                edge.admission.tell()
+
+            stack.enter_context(watch_loop_lag(look))
 
             async def apply(config: Config) -> None:
                 await edge.reload(await self._with_upstream(config, stack))

@@ -14,6 +14,8 @@ from tests.chaos.outcome import Judge, Kind, Outcome, exactly
 
 #: Above all timers of the proxy in a run together: who has heard nothing by then never will.
 DEADLINE_S: Final = 60.0
+#: How long a client waits after a refused connection, which costs nobody anything and would be most of all requests.
+_REFUSED_S: Final = 0.5
 #: Arbitrary: what is kept of answers that are wrong or lost.
 _MOST_KEPT: Final = 20
 
@@ -91,17 +93,22 @@ class Clients:
 
         async def client() -> None:
             while not ended.is_set():
-                await self.ask()
-                await asyncio.sleep(self._rng.uniform(0, 2 * self._pause_s))
+                kind = await self.ask()
+                await asyncio.sleep(_REFUSED_S if kind is Kind.REFUSED else self._rng.uniform(0, 2 * self._pause_s))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self._width):
                 group.create_task(client())
 
     async def ask_so_often(self, number: int) -> None:
-        """Ask `number` times, some at once; no client leaves."""
-        for done in range(0, number, self._width):
-            await asyncio.gather(*(self.ask(may_leave=False) for _ in range(min(self._width, number - done))))
+        """Ask `number` times; no client leaves."""
+        turns = iter(range(number))
+
+        async def client() -> None:
+            for _ in turns:
+                await self.ask(may_leave=False)
+
+        await asyncio.gather(*(client() for _ in range(self._width)))
 
     async def ask(self, *, may_leave: bool = True) -> Kind:
         """Ask one question, count what became of it, and return that."""
@@ -130,6 +137,8 @@ class Clients:
                 async for piece in response.content.iter_any():
                     received += piece
             is_ended = True
+        except aiohttp.ClientConnectorError as exc:
+            return Outcome(Kind.REFUSED, type(exc).__name__)
         except (aiohttp.ClientError, OSError) as exc:
             if not (status == 200 and question.is_stream):
                 return Outcome(Kind.CUT, type(exc).__name__)

@@ -4,6 +4,7 @@ What became of a request, as its client sees it: exactly one of these.
     RIGHT   an answer that is whole and says what it should
     ERROR   the client was told: a status of 400 or more, or an error event before [DONE]
     CUT     the connection broke before the end: what a client of a killed worker sees
+    REFUSED nothing listened: all workers were killed, and none has come back yet
     AWAY    the client itself left
     WRONG   anything that a client would take for whole and is not, and anything that is no honest error
     LOST    no outcome within the deadline
@@ -21,17 +22,19 @@ class Kind(Enum):
     RIGHT = "right"
     ERROR = "error"
     CUT = "cut"
+    REFUSED = "refused"
     AWAY = "away"
     WRONG = "wrong"
     LOST = "lost"
 
 
 class Outcome(NamedTuple):
-    """Its kind, in a word or two what it was, and whether another replica went on with it."""
+    """Its kind, in a word or two what it was, whether another replica went on with it, and an error's own message."""
 
     kind: Kind
     detail: str
     is_continued: bool = False
+    message: str = ""
 
 
 class Judge(NamedTuple):
@@ -110,7 +113,7 @@ def _refused(status: int, answer: Any) -> Outcome:
     error = answer["error"]
     if status < 400 or not {"message", "type", "param", "code"} <= error.keys():
         return Outcome(Kind.WRONG, f"status {status}, and no OpenAI error")
-    return Outcome(Kind.ERROR, f"{status}: {error['code'] or error['type']}")
+    return Outcome(Kind.ERROR, f"{status}: {error['code'] or error['type']}", message=error["message"])
 
 
 def exactly(text: str) -> Judge:

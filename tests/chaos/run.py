@@ -112,7 +112,7 @@ async def run(plan: Plan, replicas: Sequence[Actor]) -> Report:
 
 async def _play(plan: Plan, proxy: Proxy, replicas: Sequence[Actor], report: Report) -> None:
     async with Clients(proxy.url, plan.questions, plan.seed, plan.width, plan.pause_s) as before:
-        await before.ask_so_often(4 * plan.width)
+        await before.ask_so_often(2 * plan.width)
     _expect(report, not before.counts.bad, f"before any trouble: {before.counts.bad}")
     baseline = await _settled(proxy)
     troubles = Troubles(proxy, replicas, plan.seed, plan.pace)

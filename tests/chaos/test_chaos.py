@@ -92,7 +92,7 @@ async def test_nothing_is_lost_doubled_or_cut_unseen_while_replicas_and_workers_
     plan, replicas = scripted(8, seed=3)
     pace = Pace(gap_s=(0.3, 1.0), away_s=(0.2, 1.0), stopped_s=(0.5, 2.0), worker_stopped_s=(0.2, 0.5))
 
-    report = await run(replace(plan, pace=pace, width=12, afterwards=50), replicas)
+    report = await run(replace(plan, pace=pace, width=16, afterwards=24), replicas)
 
     assert report.problems == []
     assert report.facts["right"] > 0

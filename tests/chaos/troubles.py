@@ -41,6 +41,9 @@ class Troubles:
         self._pace = pace
         self._busy: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        # A worker that is killed within half a minute comes back after a pause that doubles: with more of that there is
+        # no worker at all for most of the time.
+        self._chances = {self._kill: 3, self._restart: 3, self._stop: 3, self._kill_worker: 1, self._stop_worker: 3}
         self.done: Counter[str] = Counter()
         #: seconds since the start, what, and to whom
         self.log: list[str] = []
@@ -51,7 +54,7 @@ class Troubles:
         started = loop.time()
         while loop.time() - started < seconds:
             # All is drawn here, so that a seed gives the same plan however long things take.
-            what = self._rng.choice((self._kill, self._restart, self._stop, self._kill_worker, self._stop_worker))
+            (what,) = self._rng.choices(tuple(self._chances), self._chances.values())
             index, share, gap = self._rng.randrange(len(self._replicas)), self._rng.random(), self._rng.random()
             if index not in self._busy or "worker" in what.__name__:
                 name = what.__name__.strip("_")

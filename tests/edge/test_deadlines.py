@@ -9,7 +9,7 @@ from proxy.config import Config, ModelSettings
 from proxy.edge.deadlines import Deadlines
 from proxy.errors import InvalidRequest
 from proxy.upstream.answer import Limits
-from tests.fakes import Do, ScriptedUpstream
+from tests.fakes import STREAM_HEAD, Do, ScriptedUpstream, event, text_chunk
 
 CONFIG = Config(
     timeout_s=500,
@@ -68,3 +68,25 @@ async def test_the_timer_that_fires_is_named(start_proxy):
             async with proxy.chat() as response:
                 assert response.status == 504
                 assert (await response.json())["error"]["message"].startswith(timer)
+
+
+async def test_the_silence_inside_an_answer_can_be_set_for_a_request_and_for_a_model(start_proxy):
+    async with ScriptedUpstream([STREAM_HEAD, event(text_chunk("Hello")), Do.WAIT_FOR_PEER]) as upstream:
+        models = {"devstral": ModelSettings(between_bytes_timeout_s=0.05)}
+        for settings, headers in (({"models": models}, {}), ({}, {"x-proxy-between-bytes-timeout": "0.05"})):
+            proxy = await start_proxy(upstream.url, failover="off", **settings)
+            proxy.session.headers.update(headers)
+            async with proxy.chat(stream=True) as response:
+                assert b"between_bytes_timeout_s: " in await response.read()
+
+
+@pytest.mark.parametrize("name", ["x-proxy-timeout", "x-proxy-first-byte-timeout", "x-proxy-between-bytes-timeout"])
+async def test_a_header_that_cannot_be_read_is_a_400_that_names_it_and_asks_nobody(start_proxy, name):
+    async with ScriptedUpstream([Do.WAIT_FOR_PEER]) as upstream:
+        proxy = await start_proxy(upstream.url)
+        proxy.session.headers[name] = "soon"
+        async with proxy.chat() as response:
+            error = (await response.json())["error"]
+
+        assert (response.status, error["code"], error["param"]) == (400, "invalid_request", name)
+        assert upstream.requests == []

@@ -41,6 +41,7 @@ async def test_probes_are_answered_while_the_model_server_hangs_and_every_place_
 
 async def test_probes_are_answered_while_the_look_at_the_model_server_hangs(start_proxy):
     """What is known goes on until the look has an end."""
+
     class Hanging(ScriptedUpstream):
         health = property(lambda self: [Do.WAIT_FOR_PEER] if self.health_checks > 1 else [whole({})], lambda *_: None)
 

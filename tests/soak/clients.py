@@ -33,7 +33,7 @@ class Tally:
         """Count the outcome of one request; nothing but a right answer, or a client that left, is expected."""
         self.kinds[outcome.kind.value] += 1
         if outcome.kind not in (Kind.RIGHT, Kind.AWAY) and len(self.bad) < _MOST_KEPT:
-            self.bad.append(f"{outcome.kind.value}: {outcome.detail}: {asked.prompt}")
+            self.bad.append(f"{outcome.kind.value}: {outcome.detail}: {outcome.message} {asked.prompt}")
 
 
 class Client:

@@ -36,6 +36,8 @@ _SAMPLE_S: Final = 2.0
 _LOOK_S: Final = 0.5
 _SETTLE_S: Final = 20.0
 _LEAVING: Final = 0.1
+_BUCKET: Final = "event_loop_lag_seconds_bucket"
+_LAG: Final = ("event_loop_lag_seconds_sum", "event_loop_lag_seconds_count")
 _LEFT_PAUSE_S: Final = 0.01
 #: One that lasts a minute with `event_s` 5.
 _STREAM_WORDS: Final = 12
@@ -143,6 +145,7 @@ class _Soak:
         await streams
         self._look_at(baseline, peak, await self._settled(baseline), await self._proxy.metrics())
         self._report.facts |= {
+            "lag_over_s": lags_over(await self._proxy.metrics()),
             "seconds": round(took_s, 1),
             "requests_per_s": round(self._short.sent / took_s),
             "proxy_cpu_share": round(cpu_s / took_s, 2),
@@ -237,7 +240,7 @@ class _Soak:
             "with_streams": asdict(peak),
             "afterwards": asdict(after),
             "gauges_left": left,
-            "counted": {name: metrics.get(name) for name in ("client_disconnects_total",)},
+            "counted": {name: metrics.get(name) for name in ("client_disconnects_total", *_LAG)},
         }
         self._expect(not self._short.bad and not self._long.bad, f"{self._short.bad + self._long.bad}")
         self._expect(sum(self._short.kinds.values()) == self._short.sent, "a request without exactly one outcome")
@@ -250,6 +253,11 @@ class _Soak:
     def _expect(self, holds: bool, problem: str) -> None:
         if not holds:
             self._report.problems.append(problem)
+
+
+def lags_over(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the cumulative buckets of the event loop's lag: what was slow because the machine was."""
+    return {name[len(_BUCKET) :]: value for name, value in metrics.items() if name.startswith(_BUCKET)}
 
 
 def slope(samples: Sequence[Sample], warm_up: int = WARM_UP) -> float | None:
