@@ -1,5 +1,5 @@
 """
-The list of faults that people report of gateways in front of model servers, and where this one is seen not to have them.
+The faults that people report of gateways before model servers, and where this one is seen not to have them.
 
     .venv/bin/python -m tests.faults.index       the table for the README
 

@@ -35,7 +35,7 @@ def error_of(stream):
 @pytest.mark.parametrize("timer", TIMERS)
 async def test_the_timer_that_rings_is_named_whoever_set_it(start_proxy, timer, setter):
     header, said = TIMERS[timer]
-    settings = {name: LONG for name in TIMERS}
+    settings = dict.fromkeys(TIMERS, LONG)
     async with ScriptedUpstream([*said, Do.WAIT_FOR_PEER]) as upstream, asyncio.timeout(10):
         if setter == "configuration":
             settings[timer] = SHORT
@@ -57,7 +57,7 @@ async def test_the_timer_that_rings_is_named_whoever_set_it(start_proxy, timer, 
 @pytest.mark.parametrize("timer", TIMERS)
 async def test_comments_to_the_client_calm_no_timer(start_proxy, timer):
     _, said = TIMERS[timer]
-    settings = {name: LONG for name in TIMERS} | {timer: 10 * BEAT_S}
+    settings = dict.fromkeys(TIMERS, LONG) | {timer: 10 * BEAT_S}
     async with ScriptedUpstream([*said, Do.WAIT_FOR_PEER]) as upstream, asyncio.timeout(10):
         proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S, **settings)
         async with proxy.chat(stream=True) as response:

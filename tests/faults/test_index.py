@@ -11,7 +11,7 @@ NUMBERS = [f"F{number:02}" for number in range(1, 41)]
 
 
 @cache
-def tests_of(path):
+def functions_of(path):
     """Return the names of the test functions of a module, as it is written."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -37,7 +37,7 @@ def test_every_test_that_is_named_exists(number):
     named = [test.partition("::") for test in FAULTS[number].tests]
 
     assert [f"{path}::{name}" for path, _, name in named if not (ROOT / path).is_file()] == []
-    assert [f"{path}::{name}" for path, _, name in named if name not in tests_of(path)] == []
+    assert [f"{path}::{name}" for path, _, name in named if name not in functions_of(path)] == []
 
 
 def test_every_module_about_a_fault_is_named_by_it():
@@ -53,3 +53,7 @@ def test_the_table_has_a_row_for_each():
     assert len(rows) == 2 + len(NUMBERS)
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == NUMBERS
     assert {row.count(" | ") for row in rows[2:]} == {2}
+
+
+def test_the_readme_has_the_table():
+    assert as_markdown().strip() in (ROOT / "README.md").read_text(encoding="utf-8")

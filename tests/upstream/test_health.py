@@ -1,6 +1,7 @@
-"""The keeper of the replicas, over real sockets: how many looks make one unhealthy, and what is asked when it returns."""
+"""The keeper of the replicas, over real sockets: which looks count, and what is asked of one that returns."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -102,7 +103,7 @@ async def test_each_look_in_vain_makes_the_next_one_twice_as_late(start_proxy):
 
         await until(has_four)
 
-    waits = [after - before for before, after in zip(found, found[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(found)]
     assert all(wait >= LOOK_S * 2**number for number, wait in enumerate(waits, 1))
 
 
@@ -161,5 +162,5 @@ async def test_an_address_stands_for_itself():
 
 
 async def test_a_lookup_that_takes_too_long_is_an_oserror():
-    with pytest.raises(OSError):  # noqa: PT011 - what TimeoutError is one of
+    with pytest.raises(OSError):
         await addresses_of("http://localhost:8000", 0)
