@@ -252,7 +252,8 @@ class Supervisor:
         is_young = time.monotonic() - worker.started_at < _YOUNG_S
         deaths = self._young_deaths[worker.number] + 1 if is_young else 0
         self._young_deaths[worker.number] = deaths
-        pause = min(_FIRST_PAUSE_S * 2 ** (deaths - 1), _LAST_PAUSE_S) if is_young else 0.0
+        longest_s = _LAST_PAUSE_S if self._workers else _FIRST_PAUSE_S  # else nobody would serve meanwhile
+        pause = min(_FIRST_PAUSE_S * 2 ** (deaths - 1), longest_s) if is_young else 0.0
         self._due[worker.number] = time.monotonic() + pause
         self._restarts += 1
 

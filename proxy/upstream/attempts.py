@@ -195,8 +195,9 @@ class Sending:
             return None
         self._tried.append(replica)
         other = pool.choose_other(errand.ask, errand.model, self._tried)
-        if other is None and isinstance(error, Stale):
-            other = pool.take(replica)
+        if other is None:
+            is_stale = isinstance(error, Stale)
+            other = pool.take(replica) if is_stale else pool.choose_desperately(errand.model, self._tried)
         if other is None or not pool.budget.take():
             if other is not None:
                 pool.dropped(other)

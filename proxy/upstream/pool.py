@@ -217,6 +217,11 @@ class Pool:
         ready = [replica for replica in self._ready if replica not in tried and replica.serves(model)]
         return self.take(self._picked(ready, ask)) if ready else None
 
+    def choose_desperately(self, model: str, tried: Collection[Replica]) -> Replica | None:
+        """Return the least bad of those that were not tried: one that was away may be back before it is looked at."""
+        others = [replica for replica in self._replicas.values() if replica not in tried and replica.serves(model)]
+        return self.take(self._least_bad(others)) if others else None
+
     def _picked(self, ready: Sequence[Replica], ask: Ask) -> Replica:
         if len(ready) == 1:
             return ready[0]

@@ -38,7 +38,7 @@ def scripted(seconds: float, seed: int) -> tuple[Plan, list[Actor]]:
 
 def live(seconds: float, seed: int) -> tuple[Plan, list[Actor]]:
     """Return the plan with two vLLM, and these."""
-    pace = Pace(gap_s=(6.0, 18.0), away_s=(0.5, 3.0), stopped_s=(2.0, 20.0))
+    pace = Pace(gap_s=(6.0, 18.0), away_s=(0.5, 3.0), stopped_s=(2.0, 20.0), keeps_one=True)
     # two vLLM and their starts share two cores: what is silent there is often only slow
     settings = {
         "FIRST_BYTE_TIMEOUT": "30",

@@ -7,7 +7,8 @@ What is done to the processes, in an order that a seed gives.
     kill a worker       SIGKILL to one of the proxy's workers; the supervisor starts another
     stop a worker       SIGSTOP, and SIGCONT after a while
 
-One thing at a time is done to a process, but to several processes at once: both replicas may be away.
+One thing at a time is done to a process, but to several processes at once: both replicas may be away, unless the pace
+says `keeps_one`.
 """
 
 import asyncio
@@ -23,12 +24,17 @@ from tests.chaos.stage import Actor, Proxy
 
 
 class Pace(NamedTuple):
-    """How often something happens, and how long it lasts: seconds, from and to."""
+    """
+    How often something happens, and how long it lasts: seconds, from and to.
+
+    `keeps_one`: nothing is done to a replica while another one is away. One that takes a minute to start is needed.
+    """
 
     gap_s: tuple[float, float]
     away_s: tuple[float, float]
     stopped_s: tuple[float, float]
     worker_stopped_s: tuple[float, float] = (0.2, 2.0)
+    keeps_one: bool = False
 
 
 class Troubles:
@@ -56,7 +62,8 @@ class Troubles:
             # All is drawn here, so that a seed gives the same plan however long things take.
             (what,) = self._rng.choices(tuple(self._chances), self._chances.values())
             index, share, gap = self._rng.randrange(len(self._replicas)), self._rng.random(), self._rng.random()
-            if index not in self._busy or "worker" in what.__name__:
+            is_spared = bool(self._busy) if self._pace.keeps_one else index in self._busy
+            if not is_spared or "worker" in what.__name__:
                 name = what.__name__.strip("_")
                 self.done[name] += 1
                 self.log.append(f"{loop.time() - started:.1f} {name} {index}")

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxy.config import Backend
 from proxy.upstream.breaker import State
 from tests.fakes import Do, ScriptedUpstream, completion, head, text_stream, until, whole
 
@@ -152,6 +153,20 @@ async def test_when_all_are_ejected_the_least_bad_serves(start_proxy, unused_por
         assert [each.breaker.state for each in (gone, bad)] == [State.OPEN, State.OPEN]
 
         assert [(await asked(proxy))[0] for _ in range(3)] == [500, 500, 200]
+
+
+async def test_when_all_are_ejected_one_that_is_back_is_found_by_the_next_request(start_proxy, unused_port):
+    """Its breaker may wait for a minute; the retry of a request that another one refused need not."""
+    backends = (
+        Backend(url=f"http://127.0.0.1:{unused_port}", name="back"),
+        Backend(url="http://127.0.0.1:1", name="gone"),
+    )
+    proxy = await start_proxy("", backends=backends, eject_s=3600)
+    back, gone = proxy.edge.pool.replicas
+    assert [each.breaker.state for each in (back, gone)] == [State.OPEN, State.OPEN]
+    back.breaker.unhealthy(0)  # so that the other one is the less bad
+    async with ScriptedUpstream(answering("back"), port=unused_port):
+        assert await asked(proxy) == (200, "2", "back")
 
 
 # --- F06
