@@ -57,8 +57,8 @@ class ReplicaCount:
         self._row[_STATE] = state
 
     def forget(self) -> None:
-        """This worker has it no more."""
-        self._row[_KNOWN] = 0
+        """This worker has it no more, once for each `tally()`: nothing may be counted after that."""
+        self._row[_KNOWN] -= 1
 
 
 class ReplicaCounts:
@@ -83,7 +83,7 @@ class ReplicaCounts:
         with self._locked():
             place = self._place(name[:_LONGEST_NAME])
             row = self._row(self._worker, place)
-            row[_KNOWN] = 1
+            row[_KNOWN] += 1  # one that is retired may still have the place of its successor
             row[_STATE] = 0
         return ReplicaCount(row)
 

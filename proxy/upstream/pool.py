@@ -130,7 +130,6 @@ class Pool:
         for key, replica in self._replicas.items():
             if key not in made:
                 replica.is_retired = True
-                replica.tally.forget()
                 self._retired.append(replica)
         self._replicas = made
         self._is_restricted = any(replica.backend.models for replica in made.values())
@@ -141,6 +140,7 @@ class Pool:
         over = [replica for replica in self._retired if not replica.in_flight]
         self._retired = [replica for replica in self._retired if replica.in_flight]
         for replica in over:
+            replica.tally.forget()  # not before: what ends there would be counted in the place of another
             await replica.connections.close()
 
     async def close(self) -> None:

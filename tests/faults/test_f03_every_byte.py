@@ -135,7 +135,7 @@ def is_whole(shape, status, body):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 async def test_an_answer_that_is_cut_anywhere_is_whole_or_an_error(start_proxy, shape, end):
     async with CuttingUpstream(shape.wire, end) as upstream:
-        proxy = await start_proxy(upstream.url, eject_after=1_000_000)
+        proxy = await start_proxy(upstream.url, eject_after=1_000_000, connect_timeout_s=PATIENCE_S)
         found = await outcomes(proxy, shape)
 
         wholes = [cut for cut, outcome in enumerate(found) if is_whole(shape, *outcome)]
@@ -154,7 +154,8 @@ async def test_where_another_replica_goes_on_the_answer_is_whole_wherever_the_fi
     begun = len(STREAM_HEAD)  # before it, the request may still run there, and is not sent again
     over = shape.wire.index(b'"stop"}]}\n\n') + len(b'"stop"}]}\n\n')  # from here on there is nothing to go on with
     async with CuttingUpstream(shape.wire, Do.CLOSE) as first, ContinuingUpstream() as second:
-        proxy = await start_proxy(f"{first.url},{second.url}", eject_after=1_000_000, retry_budget=1.0)
+        urls = f"{first.url},{second.url}"
+        proxy = await start_proxy(urls, eject_after=1_000_000, retry_budget=1.0, connect_timeout_s=PATIENCE_S)
         found = await outcomes(proxy, shape)
 
         wholes = [cut for cut, outcome in enumerate(found) if is_whole(shape, *outcome)]

@@ -177,3 +177,15 @@ def test_any_name_is_a_label(name):
 
     assert len(names(counts)) == 1
     assert len(families) == 5
+
+
+def test_a_replica_with_new_settings_keeps_its_place_when_the_old_one_is_gone():
+    counts = ReplicaCounts(1)
+    old = counts.tally("a")
+    old.began()
+    counts.tally("a").began()
+    old.ended()
+    old.forget()
+
+    assert names(counts) == ["a"]
+    assert (told(counts)("requests_total", replica="a"), told(counts)("in_flight", replica="a")) == (2, 1)

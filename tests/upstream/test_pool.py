@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import ssl
 import subprocess
 from contextlib import AsyncExitStack
@@ -210,6 +211,38 @@ async def test_a_replica_that_stays_keeps_its_connections_and_its_state(start_pr
 
         assert proxy.edge.pool.replicas[0] is before
         assert a.connections_made == 1
+
+
+async def in_flight(proxy):
+    """Return what the metrics say of each replica, by its address."""
+    async with proxy.session.get(f"{proxy.url}/metrics") as response:
+        found = re.findall(r'replica_in_flight\{replica="(.+?)"\} (\S+)', await response.text())
+    return {name: float(number) for name, number in found}
+
+
+async def test_a_replica_with_other_settings_is_still_told_of(start_proxy):
+    async with ScriptedUpstream(answering("a")) as a:
+        proxy = await start_proxy(a.url)
+        await proxy.edge.reload(msgspec.structs.replace(proxy.edge.config, eject_after=7))
+        await until(lambda: not proxy.edge.pool._retired)
+
+        assert await in_flight(proxy) == {proxy.edge.pool.replicas[0].name: 0}
+
+
+async def test_what_ends_on_a_replica_that_is_gone_is_not_counted_for_another(start_proxy):
+    release = asyncio.Event()
+    script = [STREAM_HEAD, event(text_chunk("Hel")), release, event(text_chunk("lo", finish="stop")), DONE, STREAM_END]
+    async with ScriptedUpstream(script) as a, ScriptedUpstream(answering("b")) as b, ScriptedUpstream() as c:
+        proxy = await start_proxy(a.url)
+        async with proxy.chat(stream=True) as response:
+            await response.content.readuntil(b"\n\n")
+            for urls in (b.url, f"{b.url},{c.url}"):
+                await proxy.edge.reload(msgspec.structs.replace(proxy.edge.config, vllm_base=urls))
+            release.set()
+            await response.content.read()
+        await until(lambda: not proxy.edge.pool._retired)
+
+        assert await in_flight(proxy) == {each.url.removeprefix("http://"): 0 for each in (b, c)}
 
 
 @pytest.mark.parametrize(
