@@ -52,7 +52,8 @@ class Group:
         """The pid of the worker that has the connection from this port."""
         here, there = f":{self.port:04X}", f":{client_port:04X}"
         rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-        [inode] = [row[9] for row in rows if row[1].endswith(here) and row[2].endswith(there)]
+        found = [row for row in rows if row[1].endswith(here) and row[2].endswith(there)]
+        [inode] = [row[9] for row in found if row[3] == "01"]  # established: others with these ports may linger
         [owner] = [pid for pid in self.workers() if f"socket:[{inode}]" in set(links_of(pid))]
         return owner
 
