@@ -86,7 +86,7 @@ class Pool:
 
     async def readdress(self, backend: Backend, addresses: tuple[str, ...]) -> None:
         """The name of `backend` stands for these addresses now."""
-        if self._addresses.get(backend) == addresses or backend not in self._named():
+        if self._addresses.get(backend) == addresses or backend not in self.named():
             return
         self._addresses[backend] = addresses
         self.note("replicas_resolved", backend=backend.name, addresses=len(addresses))
@@ -94,9 +94,6 @@ class Pool:
 
     def named(self) -> Sequence[Backend]:
         """The backends whose names are to be looked up."""
-        return self._named()
-
-    def _named(self) -> tuple[Backend, ...]:
         return tuple(backend for backend in checked_backends(self.config) if backend.dns)
 
     async def _made(self, config: Config, backends: Sequence[Backend], profiles: Profiles) -> dict["_Key", Replica]:
@@ -129,7 +126,6 @@ class Pool:
     def _swap(self, made: dict["_Key", Replica]) -> None:
         for key, replica in self._replicas.items():
             if key not in made:
-                replica.is_retired = True
                 self._retired.append(replica)
         self._replicas = made
         self._is_restricted = any(replica.backend.models for replica in made.values())

@@ -50,7 +50,7 @@ class Replica:
     """
 
     __slots__ = (
-        *("_started_at", "backend", "breaker", "connections", "findings", "in_flight", "is_on_trial", "is_retired"),
+        *("_started_at", "backend", "breaker", "connections", "findings", "in_flight", "is_on_trial"),
         *("key", "learned", "misses", "name", "profile", "resting_until", "sight", "tally", "wants_probe", "weight"),
     )
 
@@ -73,8 +73,6 @@ class Replica:
         self.misses = 0
         #: whether its half-open breaker has let a request through that is not over yet
         self.is_on_trial = False
-        #: whether the configuration, or the DNS, has it no more: what runs there may end
-        self.is_retired = False
         self.wants_probe = True
         #: what it was found to tolerate, and what its refusals have taught since
         self.findings: Findings | None = None
