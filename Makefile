@@ -200,13 +200,16 @@ bench-wrk: $(VENV)/.run-stamp ## Drive the proxy with wrk, in front of the mock;
 
 # --- locks
 
+# What an operator may switch on by a setting is installed with the rest; a package that depends on this one chooses.
+EXTRAS := --extra jwt --extra valkey
+
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -
 
 lock: .venv-lock/$(UV_VERSION) ## Write deploy/requirements*.txt anew; UPGRADE=--upgrade takes newer versions
-	printf '%s\n' hatchling editables | $(COMPILE) $(UPGRADE) -o deploy/requirements.txt
+	printf '%s\n' hatchling editables | $(COMPILE) $(UPGRADE) $(EXTRAS) -o deploy/requirements.txt
 	printf '%s\n' hatchling editables | \
-	    $(COMPILE) $(UPGRADE) --extra dev -c deploy/requirements.txt -o deploy/requirements-dev.txt
+	    $(COMPILE) $(UPGRADE) $(EXTRAS) --extra dev -c deploy/requirements.txt -o deploy/requirements-dev.txt
 
 lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt anew
 	@echo '# Locust for benchmarks/locustfile.py, for CPython 3.11 to 3.13. Made by: make lock-locust' > deploy/requirements-locust.txt

@@ -4,8 +4,8 @@ What can go wrong, by who is at fault.
     ProxyError
       ClientError 400             unchanged, it will fail again
         InvalidRequest 400        names the JSON path
-        MalformedHttp 400 · NotFound 404 · MethodNotAllowed 405 · RequestTimeout 408 · PayloadTooLarge 413
-        UnsupportedMediaType 415 · HeadersTooLarge 431
+        MalformedHttp 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 · MethodNotAllowed 405
+        RequestTimeout 408 · PayloadTooLarge 413 · UnsupportedMediaType 415 · RateLimited 429 · HeadersTooLarge 431
       UpstreamError 502           the model server is at fault
         UpstreamUnavailable 502   nothing was sent
         UpstreamTimeout 504       names the timer
@@ -13,6 +13,7 @@ What can go wrong, by who is at fault.
         UpstreamProtocolError 502 bytes came, not in the agreed form
       Overloaded 503              refused before anything was read or sent; Retry-After
       ShuttingDown 503            this process is going away
+      NotDecided 503              who asks, or how much he may, cannot be found out now
 
 Every failure leaves the process through `error_body`, so that a client parses one shape:
 {"error": {"message", "type", "param", "code"}}, OpenAI's (openai-python, `_exceptions.py`).
@@ -59,6 +60,26 @@ class MalformedHttp(ClientError):
     code = "malformed_http"
 
 
+class Unauthorized(ClientError):
+    """There is no credential that is accepted; vLLM's and OpenAI's status for it."""
+
+    status = 401
+    kind = "authentication_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers["WWW-Authenticate"] = "Bearer"
+
+
+class Forbidden(ClientError):
+    """Who asks is known, and may not."""
+
+    status = 403
+    kind = "permission_error"
+    code = "forbidden"
+
+
 class NotFound(ClientError):
     """No such route: the allow-list of (method, path) ends here."""
 
@@ -100,6 +121,17 @@ class UnsupportedMediaType(ClientError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class RateLimited(ClientError):
+    """
+    A limit of who asks, or of the model, is reached; `headers` carries Retry-After.
+
+    `kind` is OpenAI's word for the limit: `requests`, `tokens` or `insufficient_quota`.
+    """
+
+    status = 429
+    code = "rate_limit_exceeded"
 
 
 class HeadersTooLarge(ClientError):
@@ -159,6 +191,13 @@ class ShuttingDown(ProxyError):
 
     status = 503
     code = "shutting_down"
+
+
+class NotDecided(ProxyError):
+    """Whether the request is allowed depends on a server that does not answer; `headers` carries Retry-After."""
+
+    status = 503
+    code = "undecided"
 
 
 def error_body(error: ProxyError) -> bytes:

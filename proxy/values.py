@@ -8,7 +8,7 @@ meant to come from a list of choices; it never quotes a URL, a key or any other 
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, UnionType
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,12 +19,15 @@ def in_words(kind: Any) -> str:
     base, bounds = plain(kind), _bounds(kind)
     if get_origin(base) is Literal:
         return " or ".join(get_args(base))
-    if get_origin(base) is UnionType:
+    if get_origin(base) in _UNIONS:
         return " or ".join(in_words(arg) for arg in get_args(base))
     if is_structured(base):
         return "JSON list" if get_origin(base) is tuple else "JSON object"
     return _TYPE_WORDS[get_origin(base) or base] + bounds
 
+
+#: A union with a Literal in it is of the older kind.
+_UNIONS: Final = (UnionType, Union)
 
 _TYPE_WORDS: Final[Mapping[Any, str]] = MappingProxyType(
     {
@@ -112,7 +115,7 @@ def _fitted(kind: Any, value: Any, given: Any, *, strict: bool) -> Any:
 def _is_quotable(kind: Any, given: Any) -> bool:
     """True where only a number or a word from a list is meant to stand, and what stands there is short."""
     base = plain(kind)
-    is_choice = base in (bool, int, float) or get_origin(base) in (Literal, UnionType)
+    is_choice = base in (bool, int, float) or get_origin(base) in (Literal, *_UNIONS)
     return is_choice and isinstance(given, str | int | float) and len(str(given)) <= 40
 
 

@@ -4,13 +4,14 @@ import ast
 import importlib
 import pkgutil
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import proxy.translate.profile
 from proxy.cli import ExitCode
-from proxy.config import OPTIONS, SETTINGS, Backend, ModelSettings, rows_of
+from proxy.config import OPTIONS, SETTINGS, Backend, Grant, Issuer, ModelSettings, Tier, rows_of
 from proxy.errors import ProxyError
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.capabilities import DECISIONS, PROBES
@@ -52,12 +53,6 @@ def record_table(record):
     return "\n".join(head)
 
 
-def backends_table():
-    return record_table(Backend)
-
-
-def models_table():
-    return record_table(ModelSettings)
 
 
 def text_of(value):
@@ -150,8 +145,11 @@ def first_line(rule):
 
 TABLES = {
     "settings": settings_table,
-    "backends": backends_table,
-    "models": models_table,
+    "backends": partial(record_table, Backend),
+    "models": partial(record_table, ModelSettings),
+    "tiers": partial(record_table, Tier),
+    "issuers": partial(record_table, Issuer),
+    "grants": partial(record_table, Grant),
     "probes": probes_table,
     "what versions of vLLM do": vllm_quirks_table,
     "what versions of mistral-common do": library_quirks_table,

@@ -1,14 +1,13 @@
 """The settings: settings.py lists them, sources.py reads them, checks.py looks at them together."""
 
 from proxy.config.checks import checked_backends, host_and_port
+from proxy.config.records import Backend, Grant, Issuer, ModelSettings, Rates, Tier
 from proxy.config.settings import (
     MASK,
     OPTIONS,
     SETTINGS,
-    Backend,
     Config,
     ConfigError,
-    ModelSettings,
     masked,
     rows_of,
     secrets_of,
@@ -22,8 +21,12 @@ __all__ = [
     "Backend",
     "Config",
     "ConfigError",
+    "Grant",
+    "Issuer",
     "ModelSettings",
+    "Rates",
     "Reader",
+    "Tier",
     "add_flags",
     "checked_backends",
     "host_and_port",

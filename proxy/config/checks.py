@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy.config.settings import Backend, Config, ConfigError
+from proxy.config.records import Backend
+from proxy.config.settings import Config, ConfigError
 from proxy.translate.profile import PROFILE_CHOICES
 from proxy.values import base_url, header_token
 

@@ -2,74 +2,38 @@
 The settings of one proxy process: a frozen record.
 
 The fields of `Config` are the only list of settings. The flags, the names in the environment, the keys of the file,
-`--help` and the table in the README are derived from their annotations, and so are the tables of `Backend` and
-`ModelSettings`, the records inside it.
+`--help` and the table in the README are derived from their annotations, and so are the tables of the records inside it
+(records.py).
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from proxy.config.records import (
+    MIB,
+    About,
+    Backend,
+    CachePolicy,
+    Issuer,
+    ModelSettings,
+    Size,
+    SizeOrZero,
+    Tier,
+    Wait,
+    WaitOrZero,
+)
 from proxy.translate.options import Options
 from proxy.values import in_words
 
-MIB: Final = 1024 * 1024
-#: Arbitrary: no agent means to wait longer than a day. It keeps `inf` out of the timers.
-DAY: Final = 86_400
 MASK: Final = "***"
-
-Wait = Annotated[float, msgspec.Meta(gt=0, le=DAY)]
-WaitOrZero = Annotated[float, msgspec.Meta(ge=0, le=DAY)]
-Size = Annotated[int, msgspec.Meta(ge=1)]
-SizeOrZero = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ConfigError(ValueError):
     """The settings cannot be used: exit code 78. The text is for the operator and holds no secret."""
-
-
-class About(NamedTuple):
-    """What a field's annotation adds to its type: one sentence, its name in the environment, its kind of text."""
-
-    doc: str
-    env: str = ""
-    form: str = ""
-    secret: bool = False
-
-
-class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model server, or, with `dns`, one for each address of its name."""
-
-    url: Annotated[str, About("http://, https:// or unix: and a path.", form="URL")]
-    name: Annotated[str, About("What logs, metrics and headers call it; empty is its host and port.")] = ""
-    weight: Annotated[
-        float, msgspec.Meta(gt=0, le=1000), About("Its share of the requests, beside the others' weights.")
-    ] = 1.0
-    models: Annotated[tuple[str, ...], About("The models that it serves; empty is any.")] = ()
-    api_key: Annotated[str, About("The bearer token sent to it; empty is `vllm_api_key`.", form="token")] = ""
-    api_key_file: Annotated[str, About("The file that holds this token.", form="path")] = ""
-    profile: Annotated[str, About("Its profile; empty is `profile`.", form="name")] = ""
-    zone: Annotated[str, About("Where it stands; those in the proxy's own `zone` come first.")] = ""
-    ca_file: Annotated[
-        str, About("The certificates, in PEM, that https:// trusts; empty is the system's.", form="path")
-    ] = ""
-    dns: Annotated[bool, About("Whether every address of the name is a replica, looked up again and again.")] = False
-
-
-class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What differs for one model. Null is what the setting of the same name says."""
-
-    timeout_s: Annotated[WaitOrZero | None, About("The longest a request may take; 0 is no limit.", form="seconds")] = (
-        None
-    )
-    first_byte_timeout_s: Annotated[
-        Wait | None, About("The longest wait for the upstream's status line and first event.", form="seconds")
-    ] = None
-    between_bytes_timeout_s: Annotated[Wait | None, About("The longest silence inside an answer.", form="seconds")] = (
-        None
-    )
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,7 +57,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tuple[Backend, ...], About("The upstreams one by one, instead of `vllm_base`.", "PROXY_BACKENDS")
     ] = ()
     models: Annotated[
-        Mapping[str, ModelSettings], About("Timeouts of single models, by the model's name.", "PROXY_MODELS")
+        Mapping[str, ModelSettings],
+        About("Timeouts, rates and cache of single models, by the model's name.", "PROXY_MODELS"),
     ] = {}
     profile: Annotated[str, About("What the upstream is: the list of rules that applies.", "PROXY_PROFILE", "name")] = (
         "auto"
@@ -137,6 +102,76 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Literal["none", "answer", "upstream", "push"],
         About("How far the hot path leaves aiohttp's own objects; each includes the one before.", "SHORTCUTS"),
     ] = "push"
+
+    # --- who may come in
+
+    auth: Annotated[
+        Literal["auto", "required", "open"],
+        About(
+            "Whether requests need a key or a token: `auto` is as soon as there are any, and off loopback always;"
+            " `open` serves everybody anywhere.",
+            "PROXY_AUTH",
+        ),
+    ] = "auto"
+    api_keys: Annotated[
+        str,
+        About("Bearer tokens that are accepted, with commas between them.", "PROXY_API_KEYS", "tokens", secret=True),
+    ] = ""
+    keys_file: Annotated[
+        str, About("The file of keys that `devstral-proxy keys` looks after.", "PROXY_KEYS_FILE", "path")
+    ] = ""
+    issuers: Annotated[tuple[Issuer, ...], About("Who signs JSON Web Tokens that are accepted.", "PROXY_ISSUERS")] = ()
+    tiers: Annotated[
+        Mapping[str, Tier],
+        About("What principals may do; `default` is for those who have no other tier.", "PROXY_TIERS"),
+    ] = {}
+    tls_cert_file: Annotated[
+        str, About("The certificate of this proxy, in PEM, with its chain; empty is no TLS.", "TLS_CERT_FILE", "path")
+    ] = ""
+    tls_key_file: Annotated[
+        str, About("Its private key, in PEM; empty is that it stands in `tls_cert_file`.", "TLS_KEY_FILE", "path")
+    ] = ""
+    tls_client_ca_file: Annotated[
+        str,
+        About(
+            "The certificates, in PEM, that clients' certificates must come from; empty asks for none.",
+            "TLS_CLIENT_CA_FILE",
+            "path",
+        ),
+    ] = ""
+
+    # --- what is shared by requests
+
+    store_url: Annotated[
+        str,
+        About(
+            "The Valkey or Redis server where instances count together; empty counts in this instance's memory.",
+            "STORE_URL",
+            "URL",
+            secret=True,
+        ),
+    ] = ""
+    store_failure: Annotated[
+        Literal["open", "closed"],
+        About(
+            "Without that server each instance counts by itself (`open`), or limited requests are refused (`closed`).",
+            "STORE_FAILURE",
+        ),
+    ] = "open"
+    store_timeout_s: Annotated[Wait, About("The longest wait for that server.", "STORE_TIMEOUT")] = 0.25
+    cache: Annotated[
+        CachePolicy,
+        About(
+            "Which answers are kept and given again: none, those whose request asks for it, or also all with"
+            " temperature 0.",
+            "CACHE",
+        ),
+    ] = "off"
+    cache_ttl_s: Annotated[Wait, About("How long an answer is kept.", "CACHE_TTL")] = 300
+    cache_max_bytes: Annotated[Size, About("The most bytes of answers that a worker keeps.", "CACHE_MAX_BYTES")] = (
+        64 * MIB
+    )
+    cache_shared: Annotated[bool, About("Whether principals get each other's answers.", "CACHE_SHARED")] = False
 
     # --- log
 
@@ -315,7 +350,8 @@ def masked(config: Config) -> dict[str, Any]:
         if row.about.secret and values[name]:
             values[name] = MASK
     values["backends"] = [_without_secret(backend) for backend in config.backends]
-    values["models"] = msgspec.to_builtins(config.models)
+    for name in ("models", "issuers", "tiers"):
+        values[name] = msgspec.to_builtins(values[name])
     return values
 
 
@@ -326,5 +362,12 @@ def _without_secret(backend: Backend) -> dict[str, Any]:
 
 def secrets_of(config: Config) -> tuple[str, ...]:
     """Return every key that the settings hold."""
-    keys = (config.vllm_api_key, *config.batch_keys.split(","), *(backend.api_key for backend in config.backends))
+    keys = (
+        config.vllm_api_key,
+        *config.batch_keys.split(","),
+        *config.api_keys.split(","),
+        *(backend.api_key for backend in config.backends),
+        config.store_url,
+        unquote(urlsplit(config.store_url).password or ""),
+    )
     return tuple(key for key in keys if key)

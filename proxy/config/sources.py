@@ -17,7 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from proxy.config.checks import answers_itself, checked_backends
-from proxy.config.settings import OPTIONS, SETTINGS, Backend, Config, ConfigError, Row
+from proxy.config.records import Backend
+from proxy.config.settings import OPTIONS, SETTINGS, Config, ConfigError, Row
 from proxy.translate.profile import PROFILE_CHOICES
 from proxy.values import base_urls, from_file, from_text, header_name, header_token, header_tokens, plain
 
