@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -16,6 +17,7 @@ from proxy.upstream.answer import Limits
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.route import Asking, Server, Sessions, Target
 from proxy.upstream.sweep import Sweep
+from proxy.upstream.timers import twice_if_stalled
 
 
 class DirectRoute:
@@ -83,7 +85,8 @@ class DirectRoute:
         """Return an idle connection with its protocol."""
         started_at = self._loop.time()
         try:
-            connection = await connector.connect(self._destination, [], self._waits_for(limits.first_byte_s))
+            connect = partial(connector.connect, self._destination, [], self._waits_for(limits.first_byte_s))
+            connection = await twice_if_stalled(connect, self._server.connect_timeout_s)
         except TimeoutError:
             raise self._too_late(self._loop.time() - started_at, limits) from None
         except (aiohttp.ClientError, OSError) as exc:

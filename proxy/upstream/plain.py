@@ -5,6 +5,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
@@ -13,7 +14,7 @@ from multidict import CIMultiDict, istr
 from proxy.errors import UpstreamError
 from proxy.upstream.answer import Answer
 from proxy.upstream.route import Asking, Server, Sessions, Target
-from proxy.upstream.timers import Timers
+from proxy.upstream.timers import Timers, twice_if_stalled
 from proxy.wire import headers as wire
 
 #: Arbitrary: the longest wait for the end of an answer whose last event has come; it is usually there already.
@@ -148,7 +149,8 @@ class _Telling(aiohttp.BaseConnector):
         traces: list[aiohttp.tracing.Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the parent's signature
     ) -> aiohttp.connector.Connection:
-        connection = await super().connect(req, traces, timeout)
+        connect = partial(super().connect, req, traces, timeout)
+        connection = await twice_if_stalled(connect, timeout.sock_connect or 0.0)
         protocol = connection.protocol
         if protocol is not None:
             _reused.set(protocol in self._known)

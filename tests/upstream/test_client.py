@@ -5,7 +5,9 @@ import gc
 import io
 import json
 import socket
+import time
 
+import aiohappyeyeballs
 import pytest
 
 from proxy.config import Backend, Config
@@ -177,3 +179,23 @@ async def test_closing_leaves_no_connection_behind():
             await read_whole(answer, 1024)
         await client.close()
         await upstream.left.wait()
+
+
+async def test_a_loop_that_stood_still_while_connecting_looks_at_its_socket_before_it_gives_up(
+    start_proxy, monkeypatch
+):
+    connect, stalls = aiohappyeyeballs.start_connection, [0.5]
+
+    async def stalled_once(**options):
+        if stalls and options["addr_infos"][0][-1][1] == int(upstream.url.rpartition(":")[2]):
+            time.sleep(stalls.pop())  # noqa: ASYNC251 - nothing on this loop runs meanwhile, and then its timers are late
+            await asyncio.sleep(0.01)  # as for a server that is further away than loopback: the timer is first
+        return await connect(**options)
+
+    async with ScriptedUpstream([whole(completion())]) as upstream:
+        proxy = await start_proxy(upstream.url, connect_timeout_s=0.1, max_attempts=1)
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", stalled_once)
+        async with proxy.chat() as response:
+            assert response.status == 200
+
+    assert stalls == []
