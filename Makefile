@@ -44,9 +44,11 @@ test-vllm: $(VENV)/.dev-stamp ## Run the proxy in front of that vLLM, in five mo
 
 SECONDS := 60
 
-fuzz: $(VENV)/.dev-stamp ## Look for inputs that break the stream code, for SECONDS=60 each target; ARGS="--seed 1" repeats
+fuzz: $(VENV)/.dev-stamp ## Look for inputs that break translation or a running proxy, SECONDS=60 each target; ARGS="--seed 1" repeats
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) sse
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) stream
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) request
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS) edge
 
 MINUTES := 10
 SEED := 1

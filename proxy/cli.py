@@ -19,6 +19,8 @@ from typing import Final
 import msgspec
 
 from proxy import __version__
+from proxy.access.commands import keys
+from proxy.access.exposure import check_exposure
 from proxy.config import Config, ConfigError, Reader, add_flags, load_config, masked
 from proxy.observe.logs import check_log_file
 
@@ -31,6 +33,7 @@ examples:
   devstral-proxy --vllm-base http://127.0.0.1:8000    serve in front of vLLM
   devstral-proxy --port 0 --option bridge=never       any free port, one option of the profile changed
   devstral-proxy check-config --config proxy.toml     check a configuration, and start nothing
+  devstral-proxy keys add alice --keys-file keys.json make a key for a client; see devstral-proxy keys --help
 
 Every flag has a twin in the environment, in brackets above, and a key in the file, which is the flag's name
 with underscores. A flag wins over the environment, the environment over the file."""
@@ -50,8 +53,10 @@ class ExitCode(IntEnum):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code. `--help`, `--version` and usage errors leave by SystemExit."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    command, flags = _split(arguments)
     try:
+        if arguments[:1] == ["keys"]:  # it has commands and flags of its own
+            return keys(arguments[1:], os.environ)
+        command, flags = _split(arguments)
         return COMMANDS[command](partial(load_config, flags, os.environ))
     except ConfigError as exc:
         print(f"devstral-proxy: {exc}", file=sys.stderr)
@@ -66,7 +71,7 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     has_command = bool(arguments) and not arguments[0].startswith("-")
     command, flags = (arguments[0], arguments[1:]) if has_command else ("serve", arguments)
     if command not in COMMANDS:
-        parser.error(f"the command is not one of {', '.join(COMMANDS)}")
+        parser.error(f"the command is not one of {', '.join((*COMMANDS, 'keys'))}")
     rest = parser.parse_known_args(flags)[1]
     if rest and not rest[0].startswith("-"):
         parser.error("the command comes first, and flags start with --")
@@ -74,7 +79,8 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:14}{function.__doc__}" for name, function in COMMANDS.items())
+    about = {name: function.__doc__ for name, function in COMMANDS.items()} | {"keys": "Add, list and revoke API keys."}
+    commands = "\n".join(f"  {name:14}{text}" for name, text in about.items())
     parser = argparse.ArgumentParser(
         prog="devstral-proxy",
         usage="devstral-proxy [COMMAND] [FLAGS]",
@@ -112,7 +118,13 @@ def _demo(load: Load) -> int:
 
 def _check_config(load: Load) -> int:
     """Check the configuration and start nothing."""
-    check_log_file(load(_read_file).log_file)
+    # imported here, so that `print-config` needs no server
+    from proxy.process.reload import check
+
+    config = load(_read_file)
+    check_log_file(config.log_file)
+    check(config)
+    check_exposure(config, (config.host,))
     print("devstral-proxy: the configuration is valid", file=sys.stderr)
     return ExitCode.CLEAN
 

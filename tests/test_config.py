@@ -103,7 +103,7 @@ SAMPLES = {
     "max_buffered_bytes": ("1048576", "1048576", 1048576),
     "auth": ("open", '"open"', "open"),
     "api_keys": (f"{SECRET},k2", f'"{SECRET},k2"', f"{SECRET},k2"),
-    "keys_file": ("/etc/proxy/keys.json", '"/etc/proxy/keys.json"', "/etc/proxy/keys.json"),
+    "keys": (f"{SECRET} of many", f'"{SECRET} of many"', f"{SECRET} of many"),
     "issuers": (
         '[{"url": "https://id.example", "audience": ["proxy"], "grants": [{"tier": "gold", "scopes": ["llm"]}]}]',
         '[{url = "https://id.example", audience = ["proxy"], grants = [{tier = "gold", scopes = ["llm"]}]}]',
@@ -360,9 +360,9 @@ BAD = {
     ),
     "nothing near": (
         [],
-        {"PROXY_XYZZY": "1"},
+        {"PROXY_QQQQQQQQQQQQ": "1"},
         {},
-        "unknown environment variable PROXY_XYZZY; see devstral-proxy --help",
+        "unknown environment variable PROXY_QQQQQQQQQQQQ; see devstral-proxy --help",
     ),
     "unknown option in a flag": (["--option", "brige=never"], {}, {}, "unknown option brige; did you mean bridge?"),
     "unknown option in a variable": ([], {"PROXY_OPTIONS": "brige=never"}, {}, "PROXY_OPTIONS: unknown option brige"),

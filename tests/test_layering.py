@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "translate": {"msgspec", "orjson", "errors", "wire"},
     "config": {"msgspec", "translate", "values"},
     "observe": {"msgspec", "orjson", "prometheus_client", "structlog", "config", "errors"},
+    "access": {"msgspec", "aiohttp", "joserfc", "multidict", "config", "errors"},
+    "store": {"msgspec", "valkey", "config"},
     "demo": {"msgspec", "aiohttp"},
     "upstream": {
         *("msgspec", "aiohttp", "httptools", "multidict", "yarl"),
@@ -28,13 +30,13 @@ MAY_IMPORT = {
     },
     "edge": {
         *("msgspec", "orjson", "aiohttp", "multidict", "structlog"),
-        *("__version__", "config", "errors", "observe", "translate", "upstream", "wire"),
+        *("__version__", "access", "config", "errors", "observe", "store", "translate", "upstream", "wire"),
     },
     "process": {
         *("msgspec", "aiohttp", "structlog", "uvloop"),
-        *("__version__", "config", "demo", "edge", "observe", "translate", "upstream"),
+        *("__version__", "access", "config", "demo", "edge", "observe", "store", "translate", "upstream"),
     },
-    "cli": {"msgspec", "__version__", "config", "observe", "process"},
+    "cli": {"msgspec", "__version__", "access", "config", "observe", "process"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,5 +1,7 @@
 """Who asks."""
 
+from typing import Final
+
 import msgspec
 
 from proxy.config import Tier
@@ -11,3 +13,7 @@ class Principal(msgspec.Struct, frozen=True):
     name: str
     tier_name: str
     tier: Tier
+
+
+#: Who a request comes from before anybody has looked.
+ANYONE: Final = Principal("", "default", Tier())

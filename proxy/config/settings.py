@@ -117,8 +117,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str,
         About("Bearer tokens that are accepted, with commas between them.", "PROXY_API_KEYS", "tokens", secret=True),
     ] = ""
-    keys_file: Annotated[
-        str, About("The file of keys that `devstral-proxy keys` looks after.", "PROXY_KEYS_FILE", "path")
+    keys: Annotated[
+        str,
+        About("What `devstral-proxy keys` has written: salted hashes of keys.", "PROXY_KEYS", "JSON", secret=True),
     ] = ""
     issuers: Annotated[tuple[Issuer, ...], About("Who signs JSON Web Tokens that are accepted.", "PROXY_ISSUERS")] = ()
     tiers: Annotated[

@@ -7,6 +7,7 @@ from typing import Final, cast
 from aiohttp import web
 from multidict import istr
 
+from proxy.access.principal import ANYONE
 from proxy.edge.answer import DirectWriter, Flow, make_writer
 from proxy.edge.in_flight import InFlight
 from proxy.edge.record import Record, Stopwatch, clipped
@@ -41,6 +42,8 @@ class Call:
         "_loop",
         "_writer",
         "last_write_at",
+        "more_headers",
+        "principal",
         "record",
         "request",
         "stopwatch",
@@ -56,6 +59,9 @@ class Call:
             method=clipped(request.method),
             path=clipped(request.rel_url.raw_path),
         )
+        self.principal = ANYONE
+        #: headers of the answer, whatever becomes of it
+        self.more_headers: dict[str, str] = {}
         self._writer = make_writer(request, is_direct=is_direct)
         self._loop = asyncio.get_running_loop()
         self._has_begun = False
@@ -163,6 +169,8 @@ class Call:
             headers["x-proxy-rewrites"] = ",".join(self.record.rules)
         if self.record.attempts:
             headers["x-proxy-attempts"] = str(self.record.attempts)
+        if self.more_headers:
+            headers.update(self.more_headers)
         if more:
             headers.update(more)
         return headers

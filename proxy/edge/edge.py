@@ -5,12 +5,16 @@ from concurrent.futures import Executor
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
+from proxy.access.access import Access, check_access
 from proxy.config import Config, secrets_of
 from proxy.edge.admission import Admission
+from proxy.edge.cache import Cache
 from proxy.edge.deadlines import Deadlines
 from proxy.edge.in_flight import InFlight
+from proxy.edge.limits import Limiter
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
+from proxy.store.valkey import ValkeyLink
 from proxy.upstream.pool import Pool
 from proxy.upstream.sweep import Sweep
 
@@ -24,9 +28,14 @@ class Edge(msgspec.Struct):
     metrics: Metrics
     pool: Pool
     admission: Admission
+    access: Access
+    limiter: Limiter
+    cache: Cache
     deadlines: Deadlines
     in_flight: InFlight
     sweep: Sweep
+    #: to the store that instances share, if there is one
+    link: ValkeyLink | None
     #: for large bodies: one thread, so that they wait for each other, and the loop has one rival at most
     translator: Executor
 
@@ -37,8 +46,14 @@ class Edge(msgspec.Struct):
         Raises:
             ConfigError, ValueError, OSError: it cannot be used; nothing has changed then.
         """
+        check_access(config)
         self.lines.hide(secrets_of(config))
         await self.pool.apply(config)
+        self.access.apply(config)
         self.admission.resize(config)
+        self.limiter.apply(config)
+        if self.link is not None:
+            self.link.wait_at_most(config.store_timeout_s)
+        self.cache.apply(config, self.link)
         self.deadlines = Deadlines(config)
         self.config = config

@@ -1,7 +1,8 @@
-"""The connections that requests come on."""
+"""The connections that requests come on, with TLS or without."""
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -12,6 +13,7 @@ from proxy.edge.call import Call
 from proxy.edge.connection import Connection
 from proxy.edge.edge import Edge
 from proxy.edge.guard import guard
+from proxy.edge.handshake import Door
 from proxy.upstream.shortcuts import takes
 
 #: Arbitrary: how long a connection may take to close when the process ends. No request runs on it by then.
@@ -22,19 +24,40 @@ _BACKLOG: Final = 2048
 class Listener:
     """Accepts connections, and knows those that it has accepted."""
 
-    def __init__(self, manager: web.Server) -> None:
+    def __init__(self, manager: web.Server, edge: Edge, context: ssl.SSLContext | None) -> None:
         self._manager = manager
+        self._edge = edge
+        self._context = context
         self._servers: list[asyncio.Server] = []
+        self._doors: list[Door] = []
 
     async def add(self, make_connection: Callable[[], Connection], bound: socket.socket) -> None:
         """Listen on this socket too. It is closed by `close()`."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(make_connection, sock=bound, backlog=_BACKLOG))
+        if self._context is None:
+            loop = asyncio.get_running_loop()
+            self._servers.append(await loop.create_server(make_connection, sock=bound, backlog=_BACKLOG))
+            return
+        door = Door(
+            bound,
+            self._context,
+            make_connection,
+            backlog=_BACKLOG,
+            handshake_s=self._edge.config.header_timeout_s,
+            logger=self._edge.logger,
+        )
+        self._doors.append(door)
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """Agree on TLS by this context from now on; what has been agreed on stays. For a listener that began so."""
+        for door in self._doors:
+            door.context, door.handshake_s = context, self._edge.config.header_timeout_s
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more. Handshakes that have begun go on."""
         for server in self._servers:
             server.close()
+        for door in self._doors:
+            door.shut()
 
     def close_idle(self) -> None:
         """Close every connection on which nothing runs. A request whose body is still coming is one that runs."""
@@ -49,14 +72,20 @@ class Listener:
     async def finish(self) -> None:
         """Close everything."""
         self.close()
+        for door in self._doors:
+            await door.close()
         self._manager.pre_shutdown()
         await self._manager.shutdown(_LINGER_S)
 
 
 @asynccontextmanager
-async def listening(edge: Edge, sockets: Sequence[socket.socket]) -> AsyncIterator[Listener]:
+async def listening(
+    edge: Edge, sockets: Sequence[socket.socket], context: ssl.SSLContext | None = None
+) -> AsyncIterator[Listener]:
     """
     Accept connections on these bound sockets; close them and all connections on leaving.
+
+    With a context they speak TLS, see tls.py.
 
     Raises:
         OSError: one cannot be listened on.
@@ -89,7 +118,7 @@ async def listening(edge: Edge, sockets: Sequence[socket.socket]) -> AsyncIterat
 
     # Not web.Application: its router and its middlewares cost 6% of a short request, and routes.py has nine paths.
     manager = web.Server(handle, request_factory=make_request, handler_cancellation=True)
-    listener = Listener(manager)
+    listener = Listener(manager, edge, context)
     try:
         for bound in sockets:
             await listener.add(make_connection, bound)

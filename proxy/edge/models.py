@@ -21,13 +21,14 @@ _encode = msgspec.json.Encoder().encode
 
 async def models(edge: Edge, call: Call) -> web.StreamResponse:
     """
-    Answer with the list of models.
+    Answer with the list of models, those that may be asked for.
 
     Raises:
         UpstreamError: no model server gave its list.
     """
     groups = _groups(edge.pool.replicas)
-    if len(groups) == 1:
+    allowed = call.principal.tier.models
+    if len(groups) == 1 and not allowed:
         return await call.send(await _list_of(edge, call, groups[0]))
     lists, failures = [], []
     for model in groups:
@@ -37,7 +38,8 @@ async def models(edge: Edge, call: Call) -> web.StreamResponse:
             failures.append(exc)
     if not lists:
         raise failures[0]
-    return await call.send(_encode({"object": "list", "data": _merged(lists)}))
+    listed = [model for model in _merged(lists) if not allowed or model["id"] in allowed]
+    return await call.send(_encode({"object": "list", "data": listed}))
 
 
 def _groups(replicas: Sequence[Replica]) -> Sequence[str]:

@@ -25,6 +25,7 @@ class Record(msgspec.Struct, kw_only=True):
 
     request_id: str
     client_ip: str | None
+    principal: str | None = None
     method: str
     path: str
     model: str | None = None
@@ -34,6 +35,8 @@ class Record(msgspec.Struct, kw_only=True):
     retried: tuple[str, ...] = ()
     failover: str | None = None
     queue_ms: float | None = None
+    limit: str | None = None
+    cache: str | None = None
     stream: bool | None = None
     status: int = 0
     error: str | int | None = None

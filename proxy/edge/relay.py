@@ -1,22 +1,26 @@
 """
 POST /v1/chat/completions: one request through the core to a model server, and its answer back.
 
-    its turn -> read body -> choose -> translate -> send -+- asked whole ----> read, translate, answer
-                                                          +- asked streamed -> piece by piece through the translator
-                                                          +- an error -------> translated
+    its turn -> body -> choose -> translate -> limits -> send -+- asked whole ----> read, translate, answer
+                                                               +- asked streamed -> piece by piece (streaming.py)
+                                                               +- an error -------> translated
 """
 
 from aiohttp import web
 
+from proxy.edge.authentication import require_model
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
 from proxy.edge.heartbeat import Heartbeat
 from proxy.edge.intake import checked_head, read_json_body
+from proxy.edge.limits import FREE, Ticket, estimate_of
 from proxy.edge.question import Question
+from proxy.edge.record import Record
 from proxy.edge.streaming import Stream
-from proxy.edge.whole import note_answer, note_request, whole_body
-from proxy.translate.completion import translate_completion
-from proxy.upstream.attempts import Sending
+from proxy.edge.whole import answer_whole, note_request
+from proxy.errors import UpstreamRejected, UpstreamUnavailable
+from proxy.translate.request import UpstreamRequest
+from proxy.upstream.attempts import Errand
 
 
 async def chat(edge: Edge, call: Call) -> web.StreamResponse:
@@ -35,16 +39,58 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
         question = Question(edge, call, body)
         errand, request = await question.errand()
         note_request(call, request)
-        sent_at = call.stopwatch.ms()
+        ticket = await admitted(edge, call, errand, request, len(body))
         try:
-            if request.stream:
-                async with Heartbeat(call, config.keep_alive_s, edge.sweep):
-                    return await Stream(edge, call, question, errand).answer()
-            async with Sending(edge.pool, errand) as sent:
-                note_request(call, sent.request)
-                whole = await whole_body(sent.answer)
+            return await _answered(edge, call, question, errand, request)
+        except (UpstreamRejected, UpstreamUnavailable):
+            ticket.settle(0, 0)  # it did not run
+            raise
         finally:
-            call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
-        translated = translate_completion(whole, sent.request.expectation)
-        note_answer(call, translated)
-        return await call.send(translated.body)
+            settle(ticket, call.record)
+
+
+async def admitted(edge: Edge, call: Call, errand: Errand, request: UpstreamRequest, body_bytes: int) -> Ticket:
+    """
+    Return what a request may be sent with, and is to be settled with.
+
+    Raises:
+        Forbidden, RateLimited: it may not, or not now; its replica is given back.
+        NotDecided: nobody can say.
+    """
+    try:
+        require_model(call.principal, request.model)
+        estimate = estimate_of(body_bytes, request.expectation.max_tokens)
+        ticket = await edge.limiter.admitted(call.principal, request.model, estimate, call.record)
+    except BaseException:
+        edge.pool.dropped(errand.first)
+        raise
+    if ticket is not FREE:
+        call.more_headers.update(ticket.headers())
+    return ticket
+
+
+def settle(ticket: Ticket, record: Record) -> None:
+    """Put right what a request was charged, by what it came to, and give its place back."""
+    if ticket is FREE:
+        return
+    if record.cache == "hit":
+        ticket.settle(0, 0)
+    elif record.tokens_in is not None:
+        ticket.settle(record.tokens_in, record.tokens_out or 0)
+    else:
+        ticket.settle_unknown(record.events)
+    ticket.close()
+
+
+async def _answered(
+    edge: Edge, call: Call, question: Question, errand: Errand, request: UpstreamRequest
+) -> web.StreamResponse:
+    visit = edge.cache.visit(call, errand, request) if edge.cache.is_on else None
+    try:
+        if not request.stream:
+            return await answer_whole(edge, call, errand, visit)
+        async with Heartbeat(call, edge.config.keep_alive_s, edge.sweep):
+            return await Stream(edge, call, question, errand, visit).answer()
+    finally:
+        if visit is not None:
+            visit.leave()

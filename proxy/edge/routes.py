@@ -14,9 +14,11 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.edge import relay
+from proxy.edge.authentication import let_in
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
 from proxy.edge.models import models
+from proxy.edge.openapi import openapi_page
 from proxy.edge.record import clipped
 from proxy.errors import MethodNotAllowed, NotFound
 from proxy.observe.metrics import CONTENT_TYPE
@@ -101,23 +103,34 @@ ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
         **{path: {"GET": _ready} for path in READY},
         "/metrics": {"GET": _metrics},
         "/version": {"GET": _version},
+        "/openapi.json": {"GET": openapi_page(LIVE, READY)},
         "/": {"GET": _index},
     }
 )
 
 
+#: Routes for everybody, authentication or not: what balancers ask, and what is the same in every installation.
+OPEN: Final = frozenset({*LIVE, *READY, "/version", "/"})
+#: Routes that show what others do.
+OPERATORS: Final = frozenset({"/metrics", "/health"})
+
+
 async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
     """
-    Answer a request, if something does.
+    Answer a request, if something does, and whoever asks may.
 
     Raises:
         ProxyError: nothing does, or what does failed.
     """
-    return await _find_endpoint(call.request.method, call.request.rel_url.raw_path)(edge, call)
+    path = call.request.rel_url.raw_path.rstrip("/") or "/"
+    endpoint = _find_endpoint(call.request.method, path)
+    if path not in OPEN:
+        await let_in(edge, call, operators_only=path in OPERATORS)
+    return await endpoint(edge, call)
 
 
 def _find_endpoint(method: str, path: str) -> Endpoint:
-    methods = ROUTES.get(path.rstrip("/") or "/")
+    methods = ROUTES.get(path)
     if methods is None:
         raise NotFound(f"Unknown path {clipped(path)}")
     endpoint = methods.get("GET" if method == "HEAD" else method)

@@ -14,7 +14,8 @@ Where both sides are direct, pieces are pushed: the socket of the model server c
 bytes go into the client's transport, and no task is switched. A client that reads slowly then pauses the model
 server's socket.
 
-What the client has been told is kept only where another replica could go on from it.
+What the client has been told is kept only where another replica could go on from it, and where the cache wants it; an
+answer that another replica went on with is not for the cache, for no model said it as a whole.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,12 +24,14 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from proxy.edge.cache import Visit
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
 from proxy.edge.question import Question
 from proxy.edge.record import note_error
 from proxy.edge.whole import note_answer, note_request, unexpected, whole_body
 from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, UpstreamTimeout
+from proxy.translate.answer_gathered import GatheredAnswer
 from proxy.translate.answer_replay import played
 from proxy.translate.completion import translate_completion
 from proxy.translate.continuation import continued, continued_comment
@@ -50,11 +53,13 @@ class Stream:
     _translator: StreamTranslator
     _response: web.StreamResponse
 
-    def __init__(self, edge: Edge, call: Call, question: Question, errand: Errand) -> None:
+    def __init__(self, edge: Edge, call: Call, question: Question, errand: Errand, visit: Visit | None) -> None:
         self._edge = edge
         self._call = call
         self._question = question
         self._errand = errand
+        self._visit = visit
+        self._gathered: GatheredAnswer | None = None
         self._config = edge.config
         self._tried: list[Replica] = []
         may_continue = self._config.failover == "text" and len(edge.pool.replicas) > 1
@@ -67,6 +72,19 @@ class Stream:
         Raises:
             ProxyError: there is no answer, and the client has not been sent anything.
         """
+        if self._visit is not None:
+            self._errand = await self._visit.enter(self._errand)
+            if self._visit.entry is not None:
+                return await self._visit.answer()
+            self._gathered = self._visit.gathering()
+        sent_at = self._call.stopwatch.ms()
+        try:
+            return await self._asked()
+        finally:
+            self._call.record.upstream_ms = round(self._call.stopwatch.ms() - sent_at, 3)
+
+    async def _asked(self) -> web.StreamResponse:
+        """Answer by a model server, or by as many as it takes."""
         async with Sending(self._edge.pool, self._errand) as sent:
             request = sent.request
             note_request(self._call, request)
@@ -97,6 +115,8 @@ class Stream:
         """Give a client that streams the whole answer that the model server was asked for."""
         whole = translate_completion(await whole_body(answer), request.expectation)
         note_answer(self._call, whole)
+        if self._visit is not None:
+            self._visit.keep(whole, request)
         await self._call.write(played(whole, request.expectation, begun))
         return await self._call.end()
 
@@ -128,6 +148,8 @@ class Stream:
             call.record.events = translator.events
             note_answer(call, translator)
         if translator.error is None:
+            if self._visit is not None and self._gathered is not None:
+                self._visit.keep(self._gathered.finished(translator.usage, translator.rules_applied), sent.request)
             self._response = await call.end()
             await answer.settle()
         else:
@@ -138,6 +160,8 @@ class Stream:
     def _note(self, out: bytes) -> None:
         if self._transcript is not None:
             self._transcript.add(out)
+        if self._gathered is not None:
+            self._gathered.add(out)
 
     # --- another one
 
@@ -146,6 +170,7 @@ class Stream:
         translator, transcript = self._translator, self._transcript
         assert transcript is not None
         assert translator.error is not None
+        self._gathered = None
         transcript.add(rest)
         seen, held, pieces = transcript.text, translator.held_space, transcript.pieces
         errand = self._errand_of(seen, held, pieces, translator.error)

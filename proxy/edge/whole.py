@@ -2,17 +2,47 @@
 
 from typing import Final
 
+from aiohttp import web
+
+from proxy.edge.cache import Visit
 from proxy.edge.call import Call
+from proxy.edge.edge import Edge
 from proxy.edge.record import clipped
 from proxy.errors import UpstreamProtocolError
-from proxy.translate.completion import CompletionAnswer
+from proxy.translate.completion import CompletionAnswer, translate_completion
 from proxy.translate.request import UpstreamRequest
 from proxy.translate.stream import StreamTranslator
 from proxy.upstream.answer import Answer, read_whole
+from proxy.upstream.attempts import Errand, Sending
 from proxy.wire import headers as wire
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
 LONGEST_ANSWER: Final = 64 * 1024 * 1024
+
+
+async def answer_whole(edge: Edge, call: Call, errand: Errand, visit: Visit | None) -> web.StreamResponse:
+    """
+    Answer a request that was asked whole, from the cache if its `visit` finds an answer there.
+
+    Raises:
+        ProxyError: there is no answer.
+    """
+    if visit is not None:
+        errand = await visit.enter(errand)
+        if visit.entry is not None:
+            return await visit.answer()
+    sent_at = call.stopwatch.ms()
+    try:
+        async with Sending(edge.pool, errand) as sent:
+            note_request(call, sent.request)
+            whole = await whole_body(sent.answer)
+    finally:
+        call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
+    translated = translate_completion(whole, sent.request.expectation)
+    note_answer(call, translated)
+    if visit is not None:
+        visit.keep(translated, sent.request)
+    return await call.send(translated.body)
 
 
 async def whole_body(answer: Answer) -> bytes:

@@ -9,6 +9,7 @@ What is counted.
     retries_total{reason}                failovers_total{result}              shed_total{reason}
     replica_requests_total{replica}      replica_failures_total{replica}      replica_in_flight{replica}
     replica_breaker{replica, state}      replica_breaker_openings_total{replica}
+    limited_total{limit}                 cache_lookups_total{result}          store_events_total{event}
     config_reloads_total                 config_reload_failures_total
 
 All names begin with `devstral_proxy_`. Labels are routes, rules and words of this program, never a client's text.
@@ -41,11 +42,15 @@ _LAGS_MS: Final = (1, 2.5, 5, 10, 20, 50, 100, 250, 500, 1000)
 _STATUSES: Final = (OTHER, "1xx", "2xx", "3xx", "4xx", "5xx")
 _ERROR_TYPES: Final = (
     *("server_error", "invalid_request_error", "authentication_error", "permission_error"),
-    *("not_found_error", "rate_limit_error", OTHER),
+    *("not_found_error", "rate_limit_error", "requests", "tokens", "insufficient_quota", OTHER),
 )
 
 #: What becomes of a stream that another replica was asked to continue.
 FAILOVERS: Final = ("continued", "failed")
+#: Which limit a request was refused by.
+LIMITS: Final = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "max_concurrent")
+#: What the cache did for a request: `bypass` is that it was not asked.
+LOOKUPS: Final = ("hit", "miss", "bypass")
 #: Why requests are refused.
 SHED: Final = ("queue_full", "queue_timeout", "buffered_bytes")
 
@@ -66,6 +71,8 @@ class Finished(Protocol):
     error_type: str | None
     retried: tuple[str, ...]
     failover: str | None
+    limit: str | None
+    cache: str | None
     bytes_in: int
     bytes_out: int
     events: int
@@ -84,9 +91,16 @@ class Metrics:
     """
 
     def __init__(
-        self, *, workers: int, routes: Sequence[str], rules: Sequence[str], retries: Sequence[str] = ()
+        self,
+        *,
+        workers: int,
+        routes: Sequence[str],
+        rules: Sequence[str],
+        retries: Sequence[str] = (),
+        store_events: Sequence[str] = (),
     ) -> None:
         """`routes`, `rules` and `retries` are the values that these labels may have; anything else is `other`."""
+        # Long: it is the list of metrics, in the order in which they are told.
         self.replicas: Final = ReplicaCounts(workers)
         layout = Layout()
         routes, rules = (*routes, OTHER), (*rules, OTHER)
@@ -130,6 +144,17 @@ class Metrics:
         )
         self._shed: Final = _places(
             SHED, layout.counter("shed", "Requests that were refused because there were too many.", reason=SHED)
+        )
+        self._limits: Final = _places(
+            LIMITS,
+            layout.counter("limited", "Requests that a limit of who asks, or of the model, refused.", limit=LIMITS),
+        )
+        self._lookups: Final = _places(
+            LOOKUPS,
+            layout.counter("cache_lookups", "Requests for which the cache might have been asked.", result=LOOKUPS),
+        )
+        self._store_events: Final = _places(
+            store_events, layout.counter("store_events", "What happened to the store of limits.", event=store_events)
         )
         self._queued: Final = layout.gauge("queued_requests", "Requests that wait for another one to end.")
         self._buffered: Final = layout.gauge("buffered_bytes", "Bytes of requests' bodies that are held now.")
@@ -183,6 +208,10 @@ class Metrics:
                 row[self._retries.get(reason) or self._retries[OTHER]] += 1
         if record.failover is not None:
             row[self._failovers[record.failover]] += 1
+        if record.limit is not None:
+            row[self._limits[record.limit]] += 1
+        if record.cache is not None:
+            row[self._lookups[record.cache]] += 1
 
     def _route(self, path: str) -> tuple[int, int]:
         return self._routes.get(path.rstrip("/") or "/") or self._routes[OTHER]
@@ -194,6 +223,10 @@ class Metrics:
     def count_shed(self, reason: str) -> None:
         """A request was refused, for one of `SHED`."""
         self._row[self._shed[reason]] += 1
+
+    def count_store_event(self, event: str) -> None:
+        """Something happened to the store of limits and answers, one of those that this was made for."""
+        self._row[self._store_events[event]] += 1
 
     def waiting(self, queued: int, buffered_bytes: int) -> None:
         """So many requests wait in this worker, and so many bytes of bodies are held."""

@@ -24,6 +24,8 @@ class Address(Protocol):
 
     host: str
     port: int
+    #: every address that is listened on
+    hosts: Sequence[str]
 
     def listeners(self) -> Sequence[socket.socket]:
         """
@@ -56,6 +58,7 @@ class HeldAddress:
             OSError: one of them is in use, by another instance of this program too, or cannot be bound.
         """
         self.host = host
+        self.hosts: Sequence[str] = (host,)
         self.port = port
         self._places: list[tuple[int, str]] = []
         with ExitStack() as opened:
@@ -118,6 +121,7 @@ class PassedSockets:
             self.close()
             raise OSError(errno.EINVAL, "a socket of LISTEN_FDS does not listen on a TCP port")
         self.host, self.port = sockets[0].getsockname()[:2]
+        self.hosts: Sequence[str] = [listening.getsockname()[0] for listening in sockets]
 
     def listeners(self) -> Sequence[socket.socket]:
         """See `Address`."""

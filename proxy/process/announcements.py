@@ -33,9 +33,10 @@ class Announcements:
         config = self._config
         host = f"[{self._host}]" if ":" in self._host else self._host
         upstream = _upstreams(config)
+        url = f"{'https' if config.tls_cert_file else 'http'}://{host}:{port}/v1"
         demo = "the built-in demo model, not a real one (for vLLM: VLLM_BASE=http://HOST:8000 make run)"
         print(
-            f"devstral-proxy {__version__}: http://{host}:{port}/v1 -> {upstream or demo}, profile {config.profile}",
+            f"devstral-proxy {__version__}: {url} -> {upstream or demo}, profile {config.profile}",
             file=sys.stderr,
             flush=True,
         )
@@ -44,6 +45,7 @@ class Announcements:
             version=__version__,
             host=self._host,
             port=port,
+            tls=_tls(config),
             upstream=upstream or "demo",
             profile=config.profile,
             workers=self._workers,
@@ -68,6 +70,13 @@ class Announcements:
     def ended(self, cut_off: int) -> None:
         """Nothing runs any more; so many requests were cut off."""
         self._logger.info("shutdown", cut_off=cut_off)
+
+
+def _tls(config: Config) -> str:
+    """Say who proves what it is to whom."""
+    if config.tls_client_ca_file:
+        return "mutual"
+    return "server" if config.tls_cert_file else "off"
 
 
 def _upstreams(config: Config) -> str:

@@ -4,6 +4,7 @@ import os
 
 import uvloop
 
+from proxy.access.exposure import check_exposure
 from proxy.edge.routes import ROUTES
 from proxy.observe.logs import configure_logs
 from proxy.observe.metrics import Metrics
@@ -11,9 +12,11 @@ from proxy.process.address import address_of
 from proxy.process.announcements import Announcements
 from proxy.process.cores import available_cores
 from proxy.process.limits import raise_open_files
-from proxy.process.reload import Load, Settings, Source
+from proxy.process.reload import Load, Settings, Source, check
 from proxy.process.supervisor import Supervisor
 from proxy.process.worker import cannot_listen, serve_alone
+from proxy.store.decision import EVENTS
+from proxy.store.table import Table
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, Choice
 from proxy.upstream.retry import REASONS
@@ -32,22 +35,25 @@ def serve(load: Load) -> int:
     config = source.read()
     logger = configure_logs(config)
     workers = config.workers or available_cores()
+    check(config)
     metrics = new_metrics(workers)
+    table = Table(workers)
     open_files = raise_open_files()
     try:
         address = address_of(config.host, config.port, os.environ, is_shared=config.reuse_port)
     except OSError as exc:
         return cannot_listen(config, exc)
-    settings = Settings(source, config, logger, metrics)
+    check_exposure(config, address.hosts)
+    settings = Settings(source, config, logger, metrics, address.hosts)
     announcements = Announcements(config, logger, host=address.host, workers=workers, open_files=open_files)
     if workers == 1:
-        return uvloop.run(serve_alone(settings, logger, metrics, address, announcements))
-    return Supervisor(settings, logger, metrics, address, announcements, workers).run()
+        return uvloop.run(serve_alone(settings, logger, metrics, table, address, announcements))
+    return Supervisor(settings, logger, metrics, table, address, announcements, workers).run()
 
 
 def new_metrics(workers: int = 1) -> Metrics:
     """Return metrics whose labels are this program's routes and rules."""
-    return Metrics(workers=workers, routes=tuple(ROUTES), rules=_rule_names(), retries=REASONS)
+    return Metrics(workers=workers, routes=tuple(ROUTES), rules=_rule_names(), retries=REASONS, store_events=EVENTS)
 
 
 def _rule_names() -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from proxy.process.channel import Drain, Now, Order, Reload, SupervisorEnd, Word
 from proxy.process.ending import FAREWELL_S
 from proxy.process.reload import Settings
 from proxy.process.worker import exit_code, serve_supervised, skips_delay
+from proxy.store.table import Table
 
 #: Arbitrary: a worker that did not live so long may die of the same cause again.
 _YOUNG_S: Final = 30.0
@@ -72,6 +73,7 @@ class Supervisor:
         settings: Settings,
         logger: FilteringBoundLogger,
         metrics: Metrics,
+        table: Table,
         address: Address,
         announcements: Announcements,
         count: int,
@@ -79,6 +81,7 @@ class Supervisor:
         self._settings = settings
         self._logger = logger
         self._metrics = metrics
+        self._table = table
         self._address = address
         self._announcements = announcements
         self._count = count
@@ -229,6 +232,7 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         del self._workers[worker.number]
         self._metrics.forget(worker.number)
+        self._table.forget(worker.number)
         is_expected = self._is_ending
         if not is_expected and code and not self._has_served:
             # What stops the first worker stops them all, as it would stop a process without workers.
@@ -296,7 +300,10 @@ class Supervisor:
             for inherited in (*self._wakeups, *(worker.end.pipe for worker in self._workers.values())):
                 inherited.close()
             self._metrics.use(number)
-            code = uvloop.run(serve_supervised(self._settings.config, self._logger, self._metrics, self._address, pipe))
+            self._table.use(number)
+            code = uvloop.run(
+                serve_supervised(self._settings.config, self._logger, self._metrics, self._table, self._address, pipe)
+            )
         finally:
             error = sys.exception()
             if error is not None:

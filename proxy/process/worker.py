@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -21,6 +22,7 @@ from structlog.typing import FilteringBoundLogger
 from proxy.config import Config
 from proxy.edge.listener import listening
 from proxy.edge.server import opened
+from proxy.edge.tls import server_context
 from proxy.observe.loop_lag import watch_loop_lag
 from proxy.observe.metrics import Metrics
 from proxy.process.address import Address
@@ -29,6 +31,7 @@ from proxy.process.channel import Drain, Now, Order, Reload, Word, WorkerEnd
 from proxy.process.ending import Ending, stop_accepting
 from proxy.process.reload import Settings
 from proxy.process.swap import Swap
+from proxy.store.table import Table
 
 Say = Callable[[Word, int], None]
 
@@ -93,6 +96,7 @@ async def serve_alone(
     settings: Settings,
     logger: FilteringBoundLogger,
     metrics: Metrics,
+    table: Table,
     address: Address,
     announcements: Announcements,
 ) -> int:
@@ -102,17 +106,22 @@ async def serve_alone(
     The first signal begins the end, the second cuts off what still runs. SIGHUP reads the settings again.
     """
     alone = Alone(settings, metrics, announcements)
-    life = _Life(logger, metrics, alone.say)
+    life = _Life(logger, metrics, table, alone.say)
     alone.listen(life.obey)
     watch = asyncio.ensure_future(alone.watch(life.obey))
-    failure = await life.live(settings.config, address)
+    failure = await life.live(settings.config, address, settings.context)
     watch.cancel()
     await asyncio.wait({watch})
     return failure or exit_code(alone.received[0])
 
 
 async def serve_supervised(
-    config: Config, logger: FilteringBoundLogger, metrics: Metrics, address: Address, pipe: socket.socket
+    config: Config,
+    logger: FilteringBoundLogger,
+    metrics: Metrics,
+    table: Table,
+    address: Address,
+    pipe: socket.socket,
 ) -> int:
     """
     Serve as one of several workers, until the supervisor at the other end of `pipe` says so; return the exit code.
@@ -121,12 +130,12 @@ async def serve_supervised(
     too, and only it may count signals.
     """
     channel = WorkerEnd(pipe, logger)
-    life = _Life(logger, metrics, channel.say)
+    life = _Life(logger, metrics, table, channel.say)
     channel.listen(life.obey)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, life.obey, Drain())
     # blocked since before the fork, so that none was lost until now
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    return await life.live(config, address)
+    return await life.live(config, address, server_context(config))
 
 
 def exit_code(number: signal.Signals) -> int:
@@ -152,9 +161,10 @@ _TURN_S: Final = 0.001
 class _Life:
     """One life: `obey()` at any time, `live()` once."""
 
-    def __init__(self, logger: FilteringBoundLogger, metrics: Metrics, say: Say) -> None:
+    def __init__(self, logger: FilteringBoundLogger, metrics: Metrics, table: Table, say: Say) -> None:
         self._logger = logger
         self._metrics = metrics
+        self._table = table
         self._say = say
         self._ending = Ending()
         self._swap = Swap(logger, partial(say, Word.REFUSED, 0))
@@ -167,15 +177,19 @@ class _Life:
         else:
             self._ending.obey(order)
 
-    async def live(self, config: Config, address: Address) -> int:
-        """Serve until it is ordered to end; return the exit code of a start that failed, or 0."""
+    async def live(self, config: Config, address: Address, context: ssl.SSLContext | None) -> int:
+        """
+        Serve until it is ordered to end; return the exit code of a start that failed, or 0.
+
+        With a context it speaks TLS.
+        """
         async with AsyncExitStack() as stack:
             edge = await stack.enter_async_context(
-                opened(await self._with_upstream(config, stack), self._logger, self._metrics)
+                opened(await self._with_upstream(config, stack), self._logger, self._metrics, self._table)
             )
             try:
                 sockets = address.listeners()
-                listener = await stack.enter_async_context(listening(edge, sockets))
+                listener = await stack.enter_async_context(listening(edge, sockets, context))
             except OSError as exc:
                 return cannot_listen(config, exc)
             # Threads that translate large bodies let the loop have its turn so often; the default is 5 ms.
@@ -191,7 +205,10 @@ class _Life:
             stack.enter_context(watch_loop_lag(look))
 
             async def apply(config: Config) -> None:
+                context = await asyncio.to_thread(server_context, config)
                 await edge.reload(await self._with_upstream(config, stack))
+                if context is not None:
+                    listener.use(context)
 
             stack.push_async_callback(self._swap.close)
             self._say(Word.READY, address.port)

@@ -7,8 +7,11 @@ aiohttp's exceptions are turned into this project's own where the read happens, 
 """
 
 import asyncio
+import hashlib
 import ssl
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -47,6 +50,17 @@ def place_of(backend: Backend, address: str | None = None) -> Place:
     if address is None:
         return Place(url)
     return Place(url.with_host(address), url.host)
+
+
+def authorities(backends: Sequence[Backend]) -> Mapping[str, bytes]:
+    """
+    Return a digest of each `ca_file`, by path. Connections that were opened with another one are not to be kept.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    paths = {backend.ca_file for backend in backends if backend.ca_file}
+    return {path: hashlib.sha256(Path(path).read_bytes()).digest() for path in paths}
 
 
 class Connections:

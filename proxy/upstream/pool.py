@@ -7,7 +7,7 @@ is empty, the least bad of all serves: a pool that has ejected everybody is an o
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from proxy.config import Backend, Config, checked_backends
@@ -16,7 +16,7 @@ from proxy.translate.lessons import learned_from
 from proxy.translate.profile import AUTO, Profile
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.choice import Ask, Policy, make_policy
-from proxy.upstream.client import Connections, place_of
+from proxy.upstream.client import Connections, authorities, place_of
 from proxy.upstream.probe import probe
 from proxy.upstream.profiles import Profiles
 from proxy.upstream.replica import Replica, Sight, Tally
@@ -49,6 +49,7 @@ class Pool:
         # Workers must not take the same replicas in step.
         self._number = random.randrange(1 << 20)  # noqa: S311
         self._addresses: dict[Backend, tuple[str, ...]] = {}
+        self._authorities: Mapping[str, bytes] = {}
         self.config = Config()
         self.budget = RetryBudget(0)
         self._policy: Policy = make_policy(self.config.balance)
@@ -78,8 +79,9 @@ class Pool:
         """
         backends = checked_backends(config)
         profiles = Profiles(config.options)
-        made = await self._made(config, backends, profiles)
-        self.config, self._profiles = config, profiles
+        trusted = await asyncio.to_thread(authorities, backends)
+        made = await self._made(config, backends, profiles, trusted)
+        self.config, self._profiles, self._authorities = config, profiles, trusted
         self.budget = RetryBudget(config.retry_budget)
         self._policy = make_policy(config.balance)
         self._swap(made)
@@ -90,19 +92,22 @@ class Pool:
             return
         self._addresses[backend] = addresses
         self.note("replicas_resolved", backend=backend.name, addresses=len(addresses))
-        self._swap(await self._made(self.config, checked_backends(self.config), self._profiles))
+        backends = checked_backends(self.config)
+        self._swap(await self._made(self.config, backends, self._profiles, self._authorities))
 
     def named(self) -> Sequence[Backend]:
         """The backends whose names are to be looked up."""
         return tuple(backend for backend in checked_backends(self.config) if backend.dns)
 
-    async def _made(self, config: Config, backends: Sequence[Backend], profiles: Profiles) -> dict["_Key", Replica]:
+    async def _made(
+        self, config: Config, backends: Sequence[Backend], profiles: Profiles, trusted: Mapping[str, bytes]
+    ) -> dict["_Key", Replica]:
         made: dict[_Key, Replica] = {}
         try:
             for backend in backends:
                 addresses: tuple[str | None, ...] = self._addresses.get(backend, ()) if backend.dns else (None,)
                 for address in addresses:
-                    key = (backend, address, _of_connections(config))
+                    key = (backend, address, trusted.get(backend.ca_file), _of_connections(config))
                     known = self._replicas.get(key)
                     made[key] = known or await self._new(config, backend, address, profiles)
                     if known is not None:
@@ -305,7 +310,7 @@ class Pool:
 
 
 #: What makes a replica the same after the configuration changed.
-_Key = tuple[Backend, str | None, tuple[Any, ...]]
+_Key = tuple[Backend, str | None, bytes | None, tuple[Any, ...]]
 
 
 def _of_connections(config: Config) -> tuple[Any, ...]:

@@ -1,0 +1,82 @@
+"""The OpenAPI document's examples: requests that the demo upstream answers, and answers."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+_CALL_ID = "Sf7Ee8N2o"
+
+
+def request_examples() -> Json:
+    """Return chat requests, by name."""
+    return {
+        "plain": _example("A question", _request(_user("Hi"))),
+        "streaming": _example(
+            "As a stream", {**_request(_user("Hi")), "stream": True, "stream_options": {"include_usage": True}}
+        ),
+        "tool": _example("With a tool", {**_request(_question()), "tools": [_tool()], "tool_choice": "auto"}),
+        "result": _example(
+            "With the result of a call",
+            {**_request(_question(), _calling(), _result()), "tools": [_tool()]},
+        ),
+    }
+
+
+def answer_examples() -> Json:
+    """Return whole answers, by name."""
+    text = {"role": "assistant", "content": "Hello! How can I help you today?"}
+    return {
+        "text": _example("Text", _completion(text, "stop", (4, 9))),
+        "call": _example("A call", _completion(_calling(), "tool_calls", (9, 12))),
+    }
+
+
+def stream_example() -> Json:
+    """Return one event of a stream."""
+    chunk = (
+        '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1767225600,"model":"devstral",'
+        '"choices":[{"index":0,"delta":{"content":"Hello"},"logprobs":null,"finish_reason":null}]}'
+    )
+    return {"chunk": _example("A chunk", {"data": chunk}), "end": _example("The end", {"data": "[DONE]"})}
+
+
+def _example(summary: str, value: Any) -> Json:
+    return {"summary": summary, "value": value}
+
+
+def _request(*messages: Json) -> Json:
+    return {"model": "devstral", "messages": list(messages)}
+
+
+def _user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def _question() -> Json:
+    return _user("What is the weather in Paris?")
+
+
+def _calling() -> Json:
+    function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    call = {"id": _CALL_ID, "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def _result() -> Json:
+    return {"role": "tool", "tool_call_id": _CALL_ID, "content": "18 °C, sunny"}
+
+
+def _tool() -> Json:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    return {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+
+
+def _completion(message: Json, reason: str, tokens: tuple[int, int]) -> Json:
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1767225600,
+        "model": "devstral",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+        "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
+    }
