@@ -169,7 +169,7 @@ def _bearer(values: Sequence[str]) -> str | None:
     if len(values) != 1 or values[0][:7].lower() != "bearer ":
         return None
     token = values[0][7:].strip(" ")
-    return token if 0 < len(token) <= LONGEST_TOKEN and " " not in token else None
+    return token if 0 < len(token) <= LONGEST_TOKEN else None
 
 
 def _fault_of(values: Sequence[str]) -> str:

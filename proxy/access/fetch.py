@@ -1,11 +1,12 @@
 """
-What an issuer publishes, fetched: two documents of JSON, each within a time and a size, and from where it was said.
+What an issuer publishes, fetched: two documents of JSON, within a time and a size, and from where it was said.
 
     <issuer>/.well-known/openid-configuration -> jwks_uri -> the key set
 
 No redirect is followed, no proxy of the environment is asked, and nothing is decompressed.
 """
 
+import asyncio
 import re
 import ssl
 from ipaddress import ip_address
@@ -17,7 +18,7 @@ import msgspec
 
 from proxy.config import ConfigError, Issuer
 
-#: For one document. Arbitrary; panva/jose waits as long (`timeoutDuration`).
+#: For all of it: so long a request may wait. Arbitrary; panva/jose waits as long (`timeoutDuration`).
 DEADLINE_S: Final = 5.0
 #: Of one document. Arbitrary: a hundred RSA keys of 4096 bits, with their certificates, are about this much.
 LARGEST_BYTES: Final = 512 * 1024
@@ -95,19 +96,25 @@ class Fetcher:
         Raises:
             FetchFailed: it cannot be had.
         """
-        # A session for each time: there is minutes between two, and no connection is kept for so long.
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._ssl, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=DEADLINE_S),
-            headers=_HEADERS,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        ) as session:
-            url = self._issuer.jwks_url or await self._discovered(session)
-            status, body = await _get(session, url, "the key set")
+        try:
+            async with asyncio.timeout(DEADLINE_S), self._session() as session:
+                url = self._issuer.jwks_url or await self._discovered(session)
+                status, body = await _get(session, url, "the key set")
+        except TimeoutError:
+            raise FetchFailed(f"the key set did not come within {DEADLINE_S:g} s") from None
         if status != 200:
             raise FetchFailed(f"the key set: status {status}")
         return body
+
+    def _session(self) -> aiohttp.ClientSession:
+        """One for each time: there are minutes between two, and no connection is kept for so long."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._ssl, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers=_HEADERS,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
     async def _discovered(self, session: aiohttp.ClientSession) -> str:
         """Return `jwks_uri`. The document must be the issuer's own (OpenID Connect Discovery 1.0, 4.3)."""
@@ -137,7 +144,7 @@ async def _get(session: aiohttp.ClientSession, url: str, what: str) -> tuple[int
                 raise FetchFailed(f"{what} is compressed, which was not asked for")
             return response.status, await _body(response, what)
     except TimeoutError:
-        raise FetchFailed(f"{what} did not come within {DEADLINE_S:g} s") from None
+        raise
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise FetchFailed(f"{what} cannot be fetched: {type(exc).__name__}") from exc
 

@@ -53,15 +53,12 @@ def need_of(age_s: float, *, has_failed: bool) -> Need:
 class KeySource:
     """One issuer's keys. For the thread of one loop; `close()` at the end."""
 
-    def __init__(self, issuer: Issuer, clock: Clock, note: Note) -> None:
-        """
-        Raises:
-            ConfigError: the issuer's `ca_file` cannot be used.
-        """
+    def __init__(self, issuer: Issuer, fetcher: Fetcher, clock: Clock, note: Note) -> None:
         self.issuer = issuer
+        #: may be replaced at any time: by one that goes by other certificates
+        self.fetcher = fetcher
         self._clock = clock
         self._note = note
-        self._fetcher = Fetcher(issuer)
         #: the last that could be had
         self.keys: KeySet | None = None
         self._fetched_at = -math.inf
@@ -144,7 +141,7 @@ class KeySource:
 
     async def _fetch(self) -> None:
         try:
-            text = await self._fetcher.key_set()
+            text = await self.fetcher.key_set()
             keys = self.keys if self.keys is not None and self.keys.text == text else KeySet(text)
         except (FetchFailed, ValueError) as exc:
             self._has_failed = True

@@ -137,6 +137,8 @@ class Cache:
         self._policies = {name: model.cache for name, model in config.models.items() if model.cache is not None}
         self.is_on = any(policy != "off" for policy in (self._policy, *self._policies.values()))
         self.is_shared = config.cache_shared
+        # Principals of `api_keys` are called by their place there: in another list it is another's place.
+        self.names = hashlib.sha256(config.api_keys.encode()).hexdigest()
         self.ttl_s = config.cache_ttl_s
         self.longest = min(LONGEST_KEPT, config.cache_max_bytes)
         if not self.is_on or link is not None:
@@ -235,17 +237,20 @@ class Visit:
 
     def keep(self, answer: CompletionAnswer | None, request: UpstreamRequest) -> None:
         """
-        Keep the answer to `request`, and give it to all who wait for it, unless it is one that is not kept.
+        Keep the answer to `request`, unless it is one that is not kept, and give it to all who wait for it.
 
-        A replica that was asked later may have another profile: then it was not asked what this visit is about.
+        If it is not kept, the next answer would not be either: all who wait ask now, and not one after the other.
+
+        A replica that was asked later may have another profile: then nobody here waits for what it was asked.
         """
         if answer is None or len(answer.body) > self._cache.longest or not is_keepable(answer):
+            if self._seat is not None:
+                self._seat.scatter()
             return
-        if request is not self._request and self._digest_now(request) != self._key:
-            return
+        key = self._key if request is self._request else self._digest_now(request)
         entry = Entry(answer.body, answer.rules_applied, answer.finish_reasons, time.time())
-        self._cache.entries.put(self._key, entry, self._cache.ttl_s)
-        if self._seat is not None:
+        self._cache.entries.put(key, entry, self._cache.ttl_s)
+        if self._seat is not None and key == self._key:
             self._seat.land(entry)
 
     def leave(self) -> None:
@@ -275,7 +280,8 @@ class Visit:
         return await asyncio.get_running_loop().run_in_executor(self._cache.hasher, work)
 
     def _digest_now(self, request: UpstreamRequest) -> bytes:
-        principal = None if self._cache.is_shared else self._call.principal.name
+        cache = self._cache
+        principal = None if cache.is_shared else f"{cache.names} {self._call.principal.name}"
         return digest_of(principal, self._call.record.profile or "", request)
 
 

@@ -203,7 +203,10 @@ class Connection(web.RequestHandler):
         self.close()  # no byte is read as HTTP any more; the transport stays, so that the client can read this
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(head.encode() + body)
-            self.transport.write_eof()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:  # TLS, which has only one end for both directions, and reads on until the client has seen it
+                self.transport.close()
 
     # --- what aiohttp answers by itself
 

@@ -40,7 +40,6 @@ class ServerContext(ssl.SSLContext):
     and leave it unsent (uvloop 0.23, sslproto.pyx, `_on_handshake_complete`).
     """
 
-    # named and called so by the standard library: `SSLContext.sslobject_class`, since Python 3.7
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
         """See `ssl.SSLContext`."""
         made = super().wrap_bio(incoming, outgoing, *args, **options)
@@ -65,6 +64,7 @@ class _Handshake(ssl.SSLObject):
             raise
 
 
+# The standard library's way to say what `wrap_bio` makes, since Python 3.7.
 ServerContext.sslobject_class = _Handshake
 
 

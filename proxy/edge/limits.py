@@ -127,10 +127,13 @@ class Limiter:
         models = {"", *config.models, *(model for tier in tiers.values() for model in tier.per_model)}
         # A client may name any model: those without limits of their own share one row, so the table stays small.
         self._plans = {(name, model): _plan(config, tier, model) for name, tier in tiers.items() for model in models}
+        self._is_unlimited = not any(self._plans.values())
         self._config = config
 
     def charges_of(self, principal: Principal, model: str) -> tuple[Charge, ...]:
-        """Return what a request is charged to: empty without any limit, in 0.1 us (2026-11-26)."""
+        """Return what a request is charged to; empty is no limit."""
+        if self._is_unlimited:
+            return ()
         plan = self._plans.get((principal.tier_name, model))
         if plan is None:
             plan = self._plans.get((principal.tier_name, ""))

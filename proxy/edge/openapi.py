@@ -29,7 +29,7 @@ from proxy.edge.openapi_errors import (
     headers_of,
 )
 from proxy.edge.openapi_examples import answer_examples, request_examples, stream_example
-from proxy.edge.openapi_request import ref, request_schemas
+from proxy.edge.openapi_request import DEPENDS, OTHERWISE, ref, request_schemas
 
 Json = dict[str, Any]
 
@@ -37,12 +37,12 @@ _ABOUT: Final = """\
 OpenAI's chat completions on Mistral models behind vLLM.
 
 Requests are mended on the way in, answers on the way out; `x-proxy-rewrites` names the rules that changed something.
-In a request's schema, `x-otherwise` says what becomes of a value outside it: `upstream` is passed on for the model
+In a schema, `x-otherwise` says what becomes of a value outside it: `upstream` is passed on for the model
 server to judge, `mended` is taken and repaired, `depends` is explained beside it; without that key it is a 400.
 Every GET also takes HEAD. A trailing slash is dropped."""
 
-#: OpenAPI's way of saying that a credential may be shown: whether it must be is the operator's setting.
-_GUARD: Final = ({}, {"bearer": []})
+#: Nothing, or a bearer token: whether one must be shown is the operator's setting.
+_GUARD: Final[tuple[Json, ...]] = ({}, {"bearer": []})
 
 
 def openapi_page(live: Iterable[str], ready: Iterable[str]) -> Callable[[Edge, Call], Awaitable[web.StreamResponse]]:
@@ -235,7 +235,16 @@ def _parameters() -> Json:
         "x-proxy-priority": _header(
             "x-proxy-priority", "`batch` waits behind all others.", {"enum": ["interactive", "batch"]}
         ),
-        "x-proxy-cache": _header("x-proxy-cache", "Whether an answer may come from the cache.", {"type": "string"}),
+        "x-proxy-cache": _header(
+            "x-proxy-cache",
+            "`use` lets the answer come from the cache, `bypass` does not; read only where there is one.",
+            {"enum": ["use", "bypass"], OTHERWISE: DEPENDS},
+        ),
+        "Cache-Control": _header(
+            "Cache-Control",
+            "`no-store` keeps away from the cache, `no-cache` has the answer made anew and kept.",
+            {"type": "string"},
+        ),
         "User-Agent": _header(
             "User-Agent",
             "Mistral's own clients and @ai-sdk/mistral, which cannot put calls together, get each call in one piece.",

@@ -18,12 +18,19 @@ class Described(NamedTuple):
 
     name: str
     about: str
-    example: ProxyError
-    headers: tuple[str, ...] = ()
+    status: int
+    example: bytes
+    headers: tuple[str, ...]
+
+
+def _described(name: str, about: str, error: ProxyError, headers: tuple[str, ...] = ()) -> Described:
+    return Described(name, about, error.status, error_body(error), headers)
 
 
 def _limit_reached() -> ProxyError:
-    error = errors.RateLimited("Limit of 60 requests per minute reached; try again in 1 s.")
+    error = errors.RateLimited(
+        "Rate limit reached for requests per minute: Limit 60, Used 60, Requested 1. Please try again in 1s."
+    )
     error.kind = "requests"
     return error
 
@@ -33,81 +40,85 @@ _LIMITED: Final = tuple(
     f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")
 )
 
-#: status -> what it means. 4xx is the client's fault, 500 and 503 the proxy's, 502 and 504 the model server's.
-ERRORS: Final[Mapping[str, Described]] = MappingProxyType(
-    {
-        "400": Described(
-            "BadRequest",
-            "The client: the request cannot be translated, or the model server refuses it.",
-            errors.InvalidRequest("Unknown role `narrator`.", param="messages[0].role"),
-        ),
-        "401": Described(
-            "Unauthorized",
-            "The client: no credential that is accepted.",
-            errors.Unauthorized("The bearer token is not accepted."),
-            ("WWW-Authenticate",),
-        ),
-        "403": Described("Forbidden", "The client: known, and not allowed.", errors.Forbidden("Not for this tier.")),
-        "404": Described(
-            "NotFound",
-            "The client: no such path, or no such model.",
-            errors.ModelNotFound("No model server has the model `gpt-4`.", param="model"),
-        ),
-        "405": Described(
-            "MethodNotAllowed",
-            "The client: the path does not take this method.",
-            errors.MethodNotAllowed("/v1/models does not take POST"),
-            ("Allow",),
-        ),
-        "408": Described(
-            "RequestTimeout",
-            "The client: the request did not arrive in time.",
-            errors.RequestTimeout("read_timeout_s: the body did not arrive within 30 s."),
-        ),
-        "413": Described(
-            "PayloadTooLarge",
-            "The client: the body is too large.",
-            errors.PayloadTooLarge("The body is over the limit of 33554432 bytes (max_body_bytes)."),
-        ),
-        "415": Described(
-            "UnsupportedMediaType",
-            "The client: the body is declared as something other than plain JSON.",
-            errors.UnsupportedMediaType("Content-Type must be application/json, not text/plain."),
-        ),
-        "429": Described(
-            "RateLimited",
-            "The client: a limit of its own, or of the model, is reached.",
-            _limit_reached(),
-            (*_SHED, *_LIMITED),
-        ),
-        "431": Described(
-            "HeadersTooLarge",
-            "The client: the request line or a header is too long; the connection is closed.",
-            errors.HeadersTooLarge("The request line or a header is over the limit of 8190 bytes."),
-        ),
-        "500": Described(
-            "InternalError",
-            "The proxy or the model server: a defect.",
-            ProxyError("Internal error; the log of the proxy has it under req_0123456789abcdef."),
-        ),
-        "502": Described(
-            "BadGateway",
-            "The model server: it cannot be reached, or what it sent cannot be read.",
-            errors.UpstreamUnavailable("No connection to the model server."),
-        ),
-        "503": Described(
-            "Unavailable",
-            "The proxy: too much to do, or about to end.",
-            errors.Overloaded("max_queue: 2048 requests run, and 512 wait already."),
-            _SHED,
-        ),
-        "504": Described(
-            "GatewayTimeout",
-            "The model server: too slow.",
-            errors.UpstreamTimeout("first_byte_timeout_s: nothing came within 300 s."),
-        ),
-    }
+_ERRORS: Final = (
+    _described(
+        "BadRequest",
+        "The client: the request cannot be translated, or the model server refuses it.",
+        errors.InvalidRequest("Unknown role `narrator`.", param="messages[0].role"),
+    ),
+    _described(
+        "Unauthorized",
+        "The client: no credential that is accepted.",
+        errors.Unauthorized("The bearer token is not accepted."),
+        ("WWW-Authenticate",),
+    ),
+    _described(
+        "Forbidden",
+        "The client: known, and not allowed.",
+        errors.Forbidden("Only principals of a tier with `operator` may read this."),
+    ),
+    _described(
+        "NotFound",
+        "The client: no such path, or no such model.",
+        errors.ModelNotFound("No model server has the model `gpt-4`.", param="model"),
+    ),
+    _described(
+        "MethodNotAllowed",
+        "The client: the path does not take this method.",
+        errors.MethodNotAllowed("/v1/models does not take POST"),
+        ("Allow",),
+    ),
+    _described(
+        "RequestTimeout",
+        "The client: the request did not arrive in time.",
+        errors.RequestTimeout("read_timeout_s: the body did not arrive within 30 s."),
+    ),
+    _described(
+        "PayloadTooLarge",
+        "The client: the body is too large.",
+        errors.PayloadTooLarge("The body is over the limit of 33554432 bytes (max_body_bytes)."),
+    ),
+    _described(
+        "UnsupportedMediaType",
+        "The client: the body is declared as something other than plain JSON.",
+        errors.UnsupportedMediaType("Content-Type must be application/json, not text/plain."),
+    ),
+    _described(
+        "RateLimited",
+        "The client: a limit of its own, or of the model, is reached.",
+        _limit_reached(),
+        (*_SHED, *_LIMITED),
+    ),
+    _described(
+        "HeadersTooLarge",
+        "The client: the request line or a header is too long; the connection is closed.",
+        errors.HeadersTooLarge("The request line or a header is over the limit of 8190 bytes."),
+    ),
+    _described(
+        "InternalError",
+        "The proxy or the model server: a defect.",
+        ProxyError("Internal error; the log of the proxy has it under req_0123456789abcdef."),
+    ),
+    _described(
+        "BadGateway",
+        "The model server: it cannot be reached, or what it sent cannot be read.",
+        errors.UpstreamUnavailable("No connection to the model server."),
+    ),
+    _described(
+        "Unavailable",
+        "The proxy: too much to do, or about to end.",
+        errors.Overloaded("max_queue: 2048 requests run, and 512 wait already."),
+        _SHED,
+    ),
+    _described(
+        "GatewayTimeout",
+        "The model server: too slow.",
+        errors.UpstreamTimeout("first_byte_timeout_s: nothing came within 300 s."),
+    ),
 )
+
+#: By status. 4xx is the client's fault, 500 and 503 the proxy's, 502 and 504 the model server's.
+ERRORS: Final[Mapping[str, Described]] = MappingProxyType({str(error.status): error for error in _ERRORS})
 
 #: What may come of any request, before it is looked at.
 EVERYWHERE: Final = ("400", "405", "408", "431", "500")
@@ -128,11 +139,10 @@ def errors_of(*statuses: str) -> Json:
 
 
 def _response(error: Described) -> Json:
-    example = msgspec.json.decode(error_body(error.example))
     return {
         "description": error.about,
         "headers": headers_of(*error.headers),
-        "content": _content(example=example),
+        "content": _content(example=msgspec.json.decode(error.example)),
     }
 
 
@@ -163,7 +173,7 @@ def header_components() -> Json:
         },
         "x-proxy-rewrites": _header("The rules that changed something, with commas.", type="string"),
         "x-proxy-attempts": _header("How often a model server was asked.", type="integer", minimum=1),
-        "x-proxy-cache": _header("Where the answer came from.", enum=["hit", "miss", "bypass"]),
+        "x-proxy-cache": _header("Whether the answer came from the cache.", enum=["hit", "miss", "bypass"]),
         "Retry-After": _header("Seconds, or a date.", type="string"),
         "WWW-Authenticate": _header("How to show who asks.", type="string"),
         "Allow": _header("The methods that the path takes.", type="string"),
@@ -174,7 +184,8 @@ def header_components() -> Json:
 def _limit_header(name: str) -> Json:
     _, _, what, unit = name.split("-")
     if what == "reset":
-        return _header(f"How long until all {unit} are there again.", type="string")
+        pattern = r"^([0-9]+h)?([0-9]+m)?[0-9]+(\.[0-9]+)?m?s$"
+        return _header(f"How long until all {unit} are there again, as in 6m0s.", type="string", pattern=pattern)
     about = f"How many {unit} the limit allows." if what == "limit" else f"How many {unit} are left."
     return _header(about, type="integer", minimum=0)
 

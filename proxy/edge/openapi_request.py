@@ -18,6 +18,8 @@ DEPENDS = "depends"
 
 #: What an upstream sees as text, whatever the part is called (translate/content.py).
 _TEXT_PARTS = ("text", "input_text", "output_text")
+#: What `tool_choice` may say (translate/tool_choice.py).
+_WORDS = ("none", "auto", "required", "any")
 
 
 def ref(name: str) -> Json:
@@ -134,10 +136,10 @@ def _legacy() -> Json:
             OTHERWISE: MENDED,
         },
         "function_call": {
-            "description": "OpenAI's older form of `tool_choice`.",
-            "anyOf": [{"type": ["string", "null"]}, {"type": "object", "properties": {"name": {"type": "string"}}}],
+            "description": "OpenAI's older form of `tool_choice`, which goes first.",
+            "anyOf": [{"enum": ["none", "auto", None]}, _named()],
             "deprecated": True,
-            OTHERWISE: MENDED,
+            OTHERWISE: DEPENDS,
         },
     }
 
@@ -291,13 +293,16 @@ def _tools() -> Json:
     }
 
 
+def _named() -> Json:
+    return {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+
+
 def _choices() -> Json:
-    named = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
     return {
         "ToolChoice": {
             "description": "Which tool is called; without tools it is left out, whatever it is.",
             "anyOf": [
-                {"enum": ["none", "auto", "required", "any", None]},
+                {"enum": [*_WORDS, None]},
                 ref("NamedChoice"),
                 ref("AllowedTools"),
             ],
@@ -307,14 +312,24 @@ def _choices() -> Json:
             "description": "The one tool to call, which `tools` must hold; the name may also stand at the top.",
             "type": "object",
             "required": ["type"],
-            "properties": {"type": {"enum": ["function", "custom"]}, "function": named, "custom": named},
+            "anyOf": [{"required": [name]} for name in ("function", "custom", "name")],
+            "properties": {
+                "type": {"enum": ["function", "custom"]},
+                "function": _named(),
+                "custom": _named(),
+                "name": {"type": "string"},
+            },
             "additionalProperties": True,
         },
         "AllowedTools": {
             "description": "Only these of the tools are offered.",
             "type": "object",
             "required": ["type"],
-            "properties": {"type": {"const": "allowed_tools"}, "allowed_tools": {"type": "object"}},
+            "properties": {
+                "type": {"const": "allowed_tools"},
+                "allowed_tools": {"type": "object", "properties": {"mode": {"enum": list(_WORDS)}}},
+                "mode": {"enum": list(_WORDS)},
+            },
             "additionalProperties": True,
         },
     }

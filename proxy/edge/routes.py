@@ -85,7 +85,13 @@ async def _version(edge: Edge, call: Call) -> web.StreamResponse:
 
 
 async def _index(edge: Edge, call: Call) -> web.StreamResponse:
-    links = {"chat": "/v1/chat/completions", "models": "/v1/models", "health": "/health", "version": "/version"}
+    links = {
+        "chat": "/v1/chat/completions",
+        "models": "/v1/models",
+        "health": "/health",
+        "version": "/version",
+        "openapi": "/openapi.json",
+    }
     return await call.send(_encode({"name": "devstral-proxy", "version": __version__, "links": links}))
 
 
@@ -110,7 +116,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
 
 
 #: Routes for everybody, authentication or not: what balancers ask, and what is the same in every installation.
-OPEN: Final = frozenset({*LIVE, *READY, "/version", "/"})
+OPEN: Final = frozenset({*LIVE, *READY, "/version", "/openapi.json", "/"})
 #: Routes that show what others do.
 OPERATORS: Final = frozenset({"/metrics", "/health"})
 

@@ -11,8 +11,8 @@ Requests that ask the same at the same time: one asks, the others wait for the a
     LEFT leads from every state to OVER.
 
 FIRST is that nobody asks it yet. Who leads may end without an answer for the others (LEFT): then the one that has
-waited for the longest is PROMOTED, and the rest wait on. Nobody waits for longer than it wants to: who is TIRED asks
-for itself and keeps nobody waiting. A seat is a request that runs, so there are never more seats than requests.
+waited for the longest is PROMOTED, and the rest wait on. Nobody waits for longer than it wants to, nor for an answer
+that is not shared: who is TIRED asks for itself and keeps nobody waiting. A seat is a request that runs, so there are never more seats than requests.
 """
 
 import asyncio
@@ -115,6 +115,12 @@ class Seat(Generic[T]):
         for seat in waiting:
             seat._became(Input.ANSWERED)
             seat._wake(answer)
+
+    def scatter(self) -> None:
+        """The request has an answer that is nobody else's: each that waits for it asks for itself, all at once."""
+        if self.state is State.LEADS:
+            for seat in tuple(self._all[self._key]):
+                seat._tire()
 
     def leave(self) -> None:
         """The request is over, with an answer or without. Calling it twice does nothing."""

@@ -302,7 +302,7 @@ class Supervisor:
             self._metrics.use(number)
             self._table.use(number)
             code = uvloop.run(
-                serve_supervised(self._settings.config, self._logger, self._metrics, self._table, self._address, pipe)
+                serve_supervised(self._settings, self._logger, self._metrics, self._table, self._address, pipe)
             )
         finally:
             error = sys.exception()

@@ -116,7 +116,7 @@ async def serve_alone(
 
 
 async def serve_supervised(
-    config: Config,
+    settings: Settings,
     logger: FilteringBoundLogger,
     metrics: Metrics,
     table: Table,
@@ -125,6 +125,9 @@ async def serve_supervised(
 ) -> int:
     """
     Serve as one of several workers, until the supervisor at the other end of `pipe` says so; return the exit code.
+
+    It begins with the supervisor's settings and certificates, which could be used when they were read: what has become
+    of the files since then stops no worker that takes the place of another.
 
     SIGTERM is the same as the order to drain, any number of times: who ends a group of processes means the supervisor
     too, and only it may count signals.
@@ -135,7 +138,7 @@ async def serve_supervised(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, life.obey, Drain())
     # blocked since before the fork, so that none was lost until now
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    return await life.live(config, address, server_context(config))
+    return await life.live(settings.config, address, settings.context)
 
 
 def exit_code(number: signal.Signals) -> int:

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from proxy.store.standing import StoreDown
 
-#: What an entry in memory takes beside its key, its body and its words, reckoned high: measured are 1,000 bytes.
+#: What an entry in memory takes beside its key, its body and its words, reckoned high: measured were 560 bytes.
 _OVERHEAD: Final = 1024
 
 

@@ -88,13 +88,14 @@ class MemoryStore:
 
     def _keep(self, key: Key, terms: Terms, bucket: Bucket, now_s: float, day_left_s: float) -> None:
         """
-        Write a bucket that is not empty.
+        Write a bucket.
 
         A slot's end never comes nearer: what is given back makes a bucket empty sooner, but the ends that other
         requests have in mind stay where they are, and those are compared with what was given back.
         """
-        ends_s = max(bucket.requests_at_s, bucket.tokens_at_s, now_s + day_left_s if terms.tokens_per_day else 0.0)
-        if ends_s > now_s:
+        if terms.requests_per_minute or terms.tokens_per_minute or terms.tokens_per_day:
+            day_ends_s = now_s + day_left_s if terms.tokens_per_day else 0.0
+            ends_s = max(now_s, bucket.requests_at_s, bucket.tokens_at_s, day_ends_s)
             row = (bucket.requests_at_s, bucket.tokens_at_s, bucket.given_back_s, bucket.day_tokens, float(bucket.day))
             self._table.keep(self._table.slot(key, now_s), row, ends_s + _SPARE_S)
 

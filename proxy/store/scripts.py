@@ -20,6 +20,9 @@ EPOCH: Final = 20_454 * DAY_S
 #: A lease whose owner does not renew it ends after so long.
 LEASE_S: Final = 30
 
+#: Arbitrary: a bucket that has run empty is forgotten so much later.
+SPARE_MS: Final = 10_000
+
 # Without `replicate_commands` a Redis up to 6.2 that was told to replicate scripts as they stand
 # (lua-replicate-commands no) refuses to write after TIME. Since 7.0 it does nothing (redis.io, EVAL introduction).
 CLOCK: Final = f"""
@@ -32,7 +35,7 @@ _SHARED: Final = f"""
 local today = math.floor(now / {DAY_S})
 local function text(number) return string.format('%.17g', number) end
 local function keep(key, ends)
-  local ms = math.max(math.ceil((ends - now) * 1000) + 1000, 1000)
+  local ms = math.max(math.ceil((ends - now) * 1000), 0) + {SPARE_MS}
   if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
 end
 """

@@ -202,8 +202,10 @@ def _is_part(item: Any) -> bool:
     kind = item.get("type")
     if not isinstance(kind, str):
         return False
-    keys = (_TEXT_PARTS[kind],) if kind in _TEXT_PARTS else (_IMAGE_PARTS | _FILE_PARTS).get(kind, ())
-    return any(key in item for key in keys)
+    if kind in _TEXT_PARTS:
+        key = _TEXT_PARTS[kind]
+        return key in item and isinstance(item[key], str | None)
+    return any(key in item for key in (_IMAGE_PARTS | _FILE_PARTS).get(kind, ()))
 
 
 def null_content_to_empty(draft: Draft, _: Options) -> JsonPath | None:
