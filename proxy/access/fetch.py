@@ -80,7 +80,7 @@ class Fetcher:
         Raises:
             ConfigError: `ca_file` cannot be used.
         """
-        self._issuer = issuer
+        self.issuer = issuer
         self._ssl: ssl.SSLContext | bool = True
         if issuer.ca_file:
             try:
@@ -98,7 +98,7 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(DEADLINE_S), self._session() as session:
-                url = self._issuer.jwks_url or await self._discovered(session)
+                url = self.issuer.jwks_url or await self._discovered(session)
                 status, body = await _get(session, url, "the key set")
         except TimeoutError:
             raise FetchFailed(f"the key set did not come within {DEADLINE_S:g} s") from None
@@ -119,7 +119,7 @@ class Fetcher:
     async def _discovered(self, session: aiohttp.ClientSession) -> str:
         """Return `jwks_uri`. The document must be the issuer's own (OpenID Connect Discovery 1.0, 4.3)."""
         what = "the discovery document"
-        for url in metadata_urls(self._issuer.url):
+        for url in metadata_urls(self.issuer.url):
             status, body = await _get(session, url, what)
             if status != 404:
                 break
@@ -129,7 +129,7 @@ class Fetcher:
             found = msgspec.json.decode(body, type=_Metadata)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise FetchFailed(f"{what} is malformed") from None
-        if found.issuer != self._issuer.url:
+        if found.issuer != self.issuer.url:
             raise FetchFailed(f"{what} is of another issuer; `url` must be spelled as the issuer spells itself")
         try:
             return checked_url(found.jwks_uri)
@@ -143,7 +143,7 @@ async def _get(session: aiohttp.ClientSession, url: str, what: str) -> tuple[int
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise FetchFailed(f"{what} is compressed, which was not asked for")
             return response.status, await _body(response, what)
-    except TimeoutError:
+    except TimeoutError:  # an OSError too, and who set the time says so
         raise
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise FetchFailed(f"{what} cannot be fetched: {type(exc).__name__}") from exc

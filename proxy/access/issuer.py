@@ -19,7 +19,6 @@ from typing import Final
 
 from proxy.access.fetch import Fetcher, FetchFailed
 from proxy.access.jwks import KeySet
-from proxy.config import Issuer
 from proxy.errors import NotDecided
 
 Clock = Callable[[], float]
@@ -53,8 +52,8 @@ def need_of(age_s: float, *, has_failed: bool) -> Need:
 class KeySource:
     """One issuer's keys. For the thread of one loop; `close()` at the end."""
 
-    def __init__(self, issuer: Issuer, fetcher: Fetcher, clock: Clock, note: Note) -> None:
-        self.issuer = issuer
+    def __init__(self, fetcher: Fetcher, clock: Clock, note: Note) -> None:
+        self.issuer = fetcher.issuer
         #: may be replaced at any time: by one that goes by other certificates
         self.fetcher = fetcher
         self._clock = clock

@@ -11,11 +11,12 @@ who has good tokens can fill the memory.
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from proxy.access.fetch import Fetcher
 from proxy.access.issuer import Clock, KeySource, Note
 from proxy.access.jwks import KeySet, Verdict
 from proxy.access.principal import Principal
 from proxy.access.tokens import Token, check_claims, digest_of, principal_name, read_token, refused, tier_of
-from proxy.config import Config, Issuer, Tier
+from proxy.config import Config, Tier
 
 #: Arbitrary: how long a token that its issuer's keys no longer vouch for may go on, seconds.
 REMEMBERED_S: Final = 60.0
@@ -35,7 +36,7 @@ class Verifier:
 
     def __init__(self, config: Config, before: "Verifier | None", clock: Clock, note: Note) -> None:
         """
-        Issuers whose settings are those in `before` keep the keys that were fetched.
+        Issuers whose settings are those in `before` keep the keys that were fetched. Their `ca_file` is read again.
 
         Raises:
             ConfigError: the `ca_file` of an issuer cannot be used.
@@ -43,8 +44,9 @@ class Verifier:
         self._clock = clock
         self._tiers = config.tiers
         known: Mapping[str, KeySource] = before.sources if before else {}
+        fetchers = [Fetcher(issuer) for issuer in config.issuers]  # before anything is changed, for what it raises
         self.sources: Mapping[str, KeySource] = {
-            issuer.url: _source(issuer, known, clock, note) for issuer in config.issuers
+            fetcher.issuer.url: _source(fetcher, known, clock, note) for fetcher in fetchers
         }
         self._memory: dict[bytes, _Remembered] = {}
 
@@ -91,9 +93,12 @@ class Verifier:
 _NO_LIMITS: Final = Tier()
 
 
-def _source(issuer: Issuer, known: Mapping[str, KeySource], clock: Clock, note: Note) -> KeySource:
-    source = known.get(issuer.url)
-    return source if source is not None and source.issuer == issuer else KeySource(issuer, clock, note)
+def _source(fetcher: Fetcher, known: Mapping[str, KeySource], clock: Clock, note: Note) -> KeySource:
+    source = known.get(fetcher.issuer.url)
+    if source is None or source.issuer != fetcher.issuer:
+        return KeySource(fetcher, clock, note)
+    source.fetcher = fetcher
+    return source
 
 
 async def _keys_of(token: Token, source: KeySource) -> KeySet:

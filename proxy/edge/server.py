@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
@@ -41,7 +42,7 @@ async def opened(
         sweep = Sweep()
         translator = ThreadPoolExecutor(1, "translate")
         closing.callback(translator.shutdown, wait=False, cancel_futures=True)
-        access = Access(config, logger.info)
+        access = Access(config, partial(_note, logger))
         closing.push_async_callback(access.close)
         pool = Pool(sweep, logger.info, metrics.replicas)
         closing.push_async_callback(pool.close)
@@ -74,3 +75,8 @@ async def opened(
             link=link,
             translator=translator,
         )
+
+
+def _note(logger: FilteringBoundLogger, event: str, **fields: object) -> None:
+    """Write down what an issuer of tokens did."""
+    (logger.warning if event == "issuer_failed" else logger.info)(event, **fields)

@@ -12,7 +12,8 @@ Requests that ask the same at the same time: one asks, the others wait for the a
 
 FIRST is that nobody asks it yet. Who leads may end without an answer for the others (LEFT): then the one that has
 waited for the longest is PROMOTED, and the rest wait on. Nobody waits for longer than it wants to, nor for an answer
-that is not shared: who is TIRED asks for itself and keeps nobody waiting. A seat is a request that runs, so there are never more seats than requests.
+that is not shared: who is TIRED asks for itself and keeps nobody waiting. A seat is a request that runs, so there are
+never more seats than requests.
 """
 
 import asyncio

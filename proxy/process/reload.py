@@ -147,9 +147,8 @@ class Settings:
             read = self._source.read()
             kept = self._kept(read)
             config = msgspec.structs.replace(read, **{name: getattr(self.config, name) for name in kept})
-            check(config)
+            context = check(config)
             check_exposure(config, self._hosts)
-            context = server_context(config)
         except (ValueError, RecursionError) as exc:
             self._metrics.count_failed_reload()
             is_explained = isinstance(exc, ConfigError)
@@ -174,9 +173,9 @@ class Settings:
         return {name for name, paths in _named(config).items() if paths & other}
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> ssl.SSLContext | None:
     """
-    Find out before anybody gets them whether a worker could use these settings.
+    Find out before anybody gets them whether a worker could use these settings; return the listener's context.
 
     Raises:
         ConfigError: it could not.
@@ -195,3 +194,4 @@ def check(config: Config) -> None:
             ssl.create_default_context(cafile=path)
         except OSError as exc:
             raise ConfigError(f"ca_file: cannot use {path}: {exc.strerror or type(exc).__name__}") from None
+    return server_context(config)

@@ -13,6 +13,7 @@ asked fails, and what was posted and not sent yet stays for the next attempt (se
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,11 +128,9 @@ class Lane:
     async def close(self) -> None:
         """Send what was posted, as far as the time-out allows, and close the connection."""
         if self._task is not None:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self.timeout_s):
                     await self._idle.wait()
-            except TimeoutError:
-                pass
             self._task.cancel()
             await asyncio.wait({self._task})
         for entry in self._asked:
@@ -153,11 +152,16 @@ class Lane:
             batch = self._next_batch()
             if batch:
                 await self._send(batch)
-            elif self._posted:  # the server is away: those that were not sent yet wait
-                await asyncio.sleep(PAUSE_S)
+            elif self._posted:  # the server is away: what was not sent yet waits for the next attempt
+                await self._woken(PAUSE_S)
             else:
                 self._idle.set()
-                self._wake.clear()
+                await self._woken(None)
+
+    async def _woken(self, longest_s: float | None) -> None:
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
                 await self._wake.wait()
 
     def _next_batch(self) -> list[_Entry]:

@@ -1,8 +1,9 @@
 """
 The accounts of one instance, in memory that its workers share: exact over all of them, and gone with the instance.
 
-A decision is about 10 us with one worker, and 13 us with two that do nothing else (2 cores, 2026-11-26, three charges:
-`python -m tests.store.measure`). It never waits for anything but the table's lock.
+A decision takes 12 us of CPU for one account with two limits, 14 us where several workers share the table, and 52 us
+for three accounts with every limit, 56 us with two workers that do nothing else (2 busy cores, CPython 3.11,
+2026-11-26: `python -m tests.store.measure`). It waits for nothing but the table's lock.
 """
 
 import time

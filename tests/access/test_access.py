@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import trustme
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
@@ -499,6 +500,25 @@ async def test_other_settings_keep_the_keys_of_an_issuer_that_stays(server, case
     assert await case.asked(case.token()) == NOBODY
 
 
+async def test_an_issuers_authority_is_read_again_with_the_settings(tmp_path, server):
+    """The path stays the same when certificates are renewed."""
+    ca_file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(ca_file))
+    case = Case(server, ca_file=str(ca_file))
+    await case.asked(case.token())
+    [source] = case.access._verifier.sources.values()
+    before = source.fetcher
+
+    trustme.CA().cert_pem.write_to_path(str(ca_file))
+    case.access.apply(case.config)
+    assert case.access._verifier.sources[server.url] is source
+    assert source.fetcher is not before
+
+    ca_file.write_text("no certificate")
+    with pytest.raises(ConfigError, match="ca_file"):
+        case.access.apply(case.config)
+
+
 async def test_an_issuer_that_was_replaced_finishes_what_is_under_way_or_is_closed_with_the_rest(server, case):
     release = asyncio.Event()
 
@@ -521,6 +541,7 @@ async def test_an_issuer_that_was_replaced_finishes_what_is_under_way_or_is_clos
     case.access.apply(Config())
     await case.access.close()
     assert await late == (503, "undecided")
+    assert "issuer_failed" not in [event for event, _ in case.notes]  # it was ended, and did not wait for its deadline
 
 
 async def test_the_memory_of_tokens_is_bounded(case):

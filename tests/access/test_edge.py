@@ -1,12 +1,14 @@
 """Authentication as a client meets it: over the socket, through the proxy, in its log and in its process."""
 
 import asyncio
+import ssl
 from datetime import UTC, datetime
 
 import aiohttp
 import msgspec
 import openai
 import pytest
+import trustme
 
 from proxy.access.commands import keys
 from proxy.access.keys import encode_entries, new_key
@@ -254,6 +256,30 @@ async def test_a_file_of_keys_that_is_broken_while_the_proxy_runs_changes_nothin
     line = await proxy.log_line("config_reload_failed")
     assert line["error"] == "keys_file: not a file that `devstral-proxy keys` has written"
     assert await status_at(proxy.url, key) == 200
+
+
+async def test_a_clients_certificate_says_who_it_is_and_is_not_enough_beside_keys(upstream, start_process, tmp_path):
+    authority = trustme.CA()
+    pem = {name: str(tmp_path / f"{name}.pem") for name in ("authority", "server")}
+    authority.cert_pem.write_to_path(pem["authority"])
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem["server"])
+    context = ssl.create_default_context(cafile=pem["authority"])
+    authority.issue_cert("alice.example", common_name="alice").configure_cert(context)
+    tls = ("--tls-cert-file", pem["server"], "--tls-client-ca-file", pem["authority"], "--workers", "1")
+    key, text = made("bob")
+
+    for environment, token, status, principal in (
+        ({}, "", 200, "cert:alice"),
+        ({"PROXY_KEYS": text}, "", 401, None),
+        ({"PROXY_KEYS": text}, key, 200, "bob"),
+    ):
+        proxy = await start_process(*tls, VLLM_BASE=upstream.url, **environment)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        connector = aiohttp.TCPConnector(ssl=context)
+        url = f"https://127.0.0.1:{proxy.port}/v1/models"
+        async with aiohttp.ClientSession(connector=connector, headers=headers) as session, session.get(url) as response:
+            assert response.status == status
+        assert (await proxy.log_line("request"))["principal"] == principal
 
 
 async def test_a_file_of_keys_that_is_broken_stops_the_start(tmp_path):

@@ -9,7 +9,7 @@ import trustme
 from aiohttp import web
 
 from proxy.access import fetch
-from proxy.access.fetch import checked_url, metadata_urls
+from proxy.access.fetch import Fetcher, checked_url, metadata_urls
 from proxy.access.issuer import BETWEEN_S, FRESH_S, RECENT_S, USABLE_S, KeySource, Need, need_of
 from proxy.config import ConfigError, Issuer
 from proxy.errors import NotDecided
@@ -43,7 +43,7 @@ class Case:
         self.clock = Clock()
         self.notes = Notes()
         issuer = Issuer(**({"url": server.url, "audience": (AUDIENCE,)} | settings))
-        self.source = KeySource(issuer, self.clock, self.notes)
+        self.source = KeySource(Fetcher(issuer), self.clock, self.notes)
 
     async def failure(self):
         """Return why there are no keys; a wait without an end is none."""
@@ -311,7 +311,8 @@ async def test_no_redirect_is_followed(path, status, server, case):
     assert server.asked["/elsewhere"] == 0
 
 
-async def test_a_document_that_does_not_end_is_given_up(server, case, monkeypatch):
+@pytest.mark.parametrize("path", [DISCOVERY, "/jwks"])
+async def test_a_document_that_does_not_end_is_given_up(path, server, case, monkeypatch):
     monkeypatch.setattr(fetch, "DEADLINE_S", 0.2)
 
     async def drips(request):
@@ -321,7 +322,7 @@ async def test_a_document_that_does_not_end_is_given_up(server, case, monkeypatc
             await response.write(b" ")
             await asyncio.sleep(0.05)
 
-    server.answers["/jwks"] = drips
+    server.answers[path] = drips
 
     assert await case.failure() == "the key set did not come within 0.2 s"
 
@@ -425,7 +426,7 @@ async def test_https_is_checked_against_the_issuers_own_authority(tmp_path):
         for ca_file, expected in ((files["own"], None), (files["stranger"], "Certificate"), ("", "Certificate")):
             clock, notes = Clock(), Notes()
             issuer = Issuer(url=url, audience=(AUDIENCE,), jwks_url=f"{url}/jwks", ca_file=ca_file)
-            source = KeySource(issuer, clock, notes)
+            source = KeySource(Fetcher(issuer), clock, notes)
             if expected is None:
                 assert len(await source.current()) == 1
             else:
@@ -440,7 +441,7 @@ def test_an_authority_that_cannot_be_read_stops_the_start(tmp_path):
     issuer = Issuer(url="https://id.example", audience=(AUDIENCE,), ca_file=str(tmp_path / "missing.pem"))
 
     with pytest.raises(ConfigError, match=r"ca_file: cannot use .*missing\.pem"):
-        KeySource(issuer, Clock(), Notes())
+        Fetcher(issuer)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from types import SimpleNamespace
 
+import aiohttp
 import msgspec
 import openai
 import pytest
@@ -17,6 +20,7 @@ from proxy.store.memory import MemoryStore
 from proxy.store.standing import StoreDown
 from proxy.store.table import Table
 from tests.fakes import STREAM_HEAD, Do, ScriptedUpstream, completion, event, text_chunk, text_stream, until, whole
+from tests.process.conftest import running
 from tests.store.servers import StoreServer, executables
 
 WHOLE = [whole(completion())]
@@ -427,6 +431,34 @@ async def test_new_limits_are_taken_while_the_proxy_runs(start_proxy):
         await proxy.edge.reload(msgspec.structs.replace(proxy.edge.config, tiers={}))
         async with proxy.chat() as response:
             assert response.status == 200
+
+
+# --- through several workers
+
+
+async def test_workers_share_one_limit_and_a_killed_one_leaves_no_place_taken():
+    """Four streams, on whichever worker they land, are all that a fifth request sees; those of the dead are free."""
+    script = [STREAM_HEAD + event(text_chunk("a")), Do.WAIT_FOR_PEER]
+    tiers = json.dumps({"default": {"max_concurrent": 4}})
+    async with ScriptedUpstream(script) as upstream, running(2, VLLM_BASE=upstream.url, PROXY_TIERS=tiers) as group:
+
+        def ask(session):
+            body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+            return session.post(f"{group.url}/v1/chat/completions", json=body)
+
+        async with aiohttp.ClientSession() as session, contextlib.AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(ask(session)) for _ in range(4)]
+            assert [stream.status for stream in streams] == [200] * 4
+            for _ in range(4):
+                async with ask(session) as response:
+                    assert response.status == 429
+            owners = [group.worker_of(stream) for stream in streams]
+            victim = owners[0]
+            os.kill(victim, signal.SIGKILL)
+            await group.log_line("worker_exited")
+            statuses = [(await stack.enter_async_context(ask(session))).status for _ in range(5)]
+
+    assert statuses == [200] * owners.count(victim) + [429] * (5 - owners.count(victim))
 
 
 # --- through the proxy, with a store

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 import trustme
 
+from proxy.cli import main
 from proxy.config import Backend, load_config
 from proxy.process.reload import Settings, Source
 from proxy.process.serve import new_metrics
@@ -194,6 +195,15 @@ async def test_the_start_is_refused_with_exit_code_78(certificate, authority, tm
 
     assert process.returncode == os.EX_CONFIG
     assert said == f"devstral-proxy: {BAD[spoil].format(tmp_path)}\n"
+
+
+@pytest.mark.parametrize("spoil", BAD)
+def test_check_config_says_the_same(certificate, authority, tmp_path, capsys, spoil):
+    flags = certificate("old")
+    spoil(tmp_path, authority)
+
+    assert main(["check-config", *flags]) == os.EX_CONFIG
+    assert capsys.readouterr().err == f"devstral-proxy: {BAD[spoil].format(tmp_path)}\n"
 
 
 async def test_other_clients_are_let_in_when_their_authority_is_replaced(certificate, authority, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from proxy.store import table
 from proxy.store.shared import ValkeyStore
 from proxy.store.valkey import ValkeyLink, open_link
 from tests.store.servers import StoreServer, executables
@@ -38,6 +39,12 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     """A server without anything in it."""
     async with StoreServer(request.param[1], tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody goes on without the table's lock, however busy the machine is."""
+    monkeypatch.setattr(table, "LONGEST_WAIT_S", 60.0)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def store(clock, counts):
     return MemoryStore(Table(workers=1), counts.append, clock.now, clock.wall)
 
 
-def test_eight_workers_and_one_key_never_admit_more_than_the_limit():
+def test_eight_workers_and_one_key_never_admit_more_than_the_limit(patient):
     rate, burst_s, seconds, workers = 6_000, 2.0, 1.5, 8
     table = Table(workers)
     admitted = memoryview(mmap.mmap(-1, workers * 8)).cast("Q")
@@ -65,7 +65,7 @@ def test_eight_workers_and_one_key_never_admit_more_than_the_limit():
     assert sum(admitted) >= rate * burst_s / 60 + rate / 60 * seconds * 0.5
 
 
-def test_concurrent_requests_are_counted_over_all_workers():
+def test_concurrent_requests_are_counted_over_all_workers(patient):
     table, most, workers = Table(workers=4), 10, 4
     admitted = memoryview(mmap.mmap(-1, workers * 8)).cast("Q")
     charges = (charge(max_concurrent=most),)
@@ -107,12 +107,13 @@ def test_the_leases_of_a_killed_worker_are_free_when_it_is_forgotten():
     assert sum(store.decided(charges, 0).taken is not None for _ in range(60)) == 50
 
 
-def test_a_request_is_charged_to_all_accounts_or_to_none(store):
+@pytest.mark.parametrize("order", [1, -1], ids=["refused by the last", "refused by the first"])
+def test_a_request_is_charged_to_all_accounts_or_to_none(store, order):
     wide, narrow = charge("wide", requests_per_minute=60), charge("narrow", max_concurrent=1)
     store.decided((narrow,), 0)
 
     for _ in range(30):
-        refused = store.decided((wide, narrow), 0)
+        refused = store.decided((wide, narrow)[::order], 0)
 
     assert refused.refusal.limit is Limit.CONCURRENT
     assert store.decided((wide,), 0).requests.remaining == 9

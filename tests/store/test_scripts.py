@@ -123,7 +123,7 @@ class Both:
             assert there.levels(self.now_s, today, 0) == here.levels(self.now_s, today, 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 @given(rates=st.lists(RATES, min_size=1, max_size=3), steps=STEPS)
 def test_the_scripts_and_the_memory_decide_alike(client: valkey.Valkey, rates: list[Rates], steps: list):
     both = Both(client, rates)
