@@ -171,3 +171,25 @@ def test_a_log_file_that_cannot_be_written_ends_serve_with_config(tmp_path):
 
     assert done.returncode == ExitCode.CONFIG
     assert done.stderr.startswith("devstral-proxy: log_file: the directory")
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"STORE_URL": f"ftp://:{SECRET}@127.0.0.1"}, "store_url"),
+        ({"STORE_URL": f"redis://:{SECRET}@127.0.0.1?retry=1"}, "store_url"),
+        ({"TLS_CERT_FILE": "/nonexistent.pem"}, "tls_cert_file"),
+        ({"PROXY_KEYS": SECRET}, "keys_file"),
+        ({"PROXY_AUTH": "required"}, "auth"),
+        ({"PROXY_AUTH": "open", "PROXY_API_KEYS": SECRET}, "auth"),
+        ({"PROXY_ISSUERS": '[{"url": "http://id.example", "audience": ["a"]}]'}, "issuers[0]"),
+    ],
+)
+def test_what_no_worker_could_use_is_found_without_starting_one(environment, named, monkeypatch, capsys):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert main(["check-config"]) == ExitCode.CONFIG
+    message = capsys.readouterr().err
+    assert named in message
+    assert SECRET not in message

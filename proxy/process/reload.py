@@ -22,6 +22,7 @@ from proxy.access.exposure import check_exposure
 from proxy.config import SETTINGS, Config, ConfigError, Reader, checked_backends
 from proxy.edge.tls import server_context
 from proxy.observe.metrics import Metrics
+from proxy.store.valkey import check_url
 from proxy.translate.profile import build_profile
 
 #: What a running process cannot change: its port, its workers, its log, and the form of its connections.
@@ -182,6 +183,8 @@ def check(config: Config) -> ssl.SSLContext | None:
     """
     backends = checked_backends(config)
     check_access(config)
+    if config.store_url:
+        check_url(config.store_url)
     try:
         for profile in {config.profile, *(backend.profile for backend in backends)}:
             build_profile(profile, config.options)

@@ -138,6 +138,14 @@ def open_link(url: str, logger: Logger, count: Count, timeout_s: float) -> Valke
     return ValkeyLink(connect, address, logger, count, timeout_s)
 
 
+def check_url(url: str) -> None:
+    """
+    Raises:
+        ConfigError: `open_link` could not use it.
+    """
+    _parsed(url)
+
+
 def _parsed(url: str) -> tuple[type["AbstractConnection"], Mapping[str, Any]]:
     try:
         from valkey.asyncio.connection import Connection, parse_url

@@ -237,10 +237,25 @@ def test_a_worker_listens_beside_the_held_port():
         held.close()
 
 
-async def test_a_start_that_fails_in_the_workers_ends_with_their_code():
-    """Here: an option that only the rules themselves refuse."""
+async def test_settings_that_no_worker_could_use_start_none():
     process = await run_proxy("--workers", "2", "--option", "param_drop=messages", VLLM_BASE="http://127.0.0.1:1")
     message = await ended(process)
 
-    assert process.returncode == 1
+    assert process.returncode == os.EX_CONFIG
     assert "cannot name messages" in message
+    assert "Traceback" not in message
+
+
+async def test_a_start_that_fails_in_the_workers_ends_with_their_code(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import proxy.edge.server\n"
+        "def broken(*_):\n"
+        "    raise RuntimeError('planted')\n"
+        "proxy.edge.server.Pool = broken\n"
+    )
+    root = Path(__file__).parents[2]
+    process = await run_proxy("--workers", "2", VLLM_BASE="http://127.0.0.1:1", PYTHONPATH=f"{tmp_path}:{root}")
+    message = await ended(process)
+
+    assert process.returncode == 1
+    assert "planted" in message
