@@ -150,6 +150,7 @@ class Limiter:
         models = {"", *config.models, *(model for tier in tiers.values() for model in tier.per_model)}
         # A client may name any model: those without limits of their own share one row, so the table stays small.
         self._plans = {(name, model): _plan(config, tier, model) for name, tier in tiers.items() for model in models}
+        #: whether nobody has limits
         self.is_unlimited = not any(self._plans.values())
         self._config = config
 
