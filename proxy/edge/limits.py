@@ -21,8 +21,10 @@ from proxy.store.standing import StoreDown
 
 #: Bytes of a request's body for one token of its prompt. 65 recorded requests of agents (of tests/cases/agents.jsonl,
 #: those that mistral-common's oldest validator takes) have 3.93, this project's Python files 4.07, its README 3.29:
-#: mistral-common 1.13.1 with tekken_240911, 2026-11-26. A picture has far fewer tokens than its bytes say.
+#: mistral-common 1.13.1 with tekken_240911, 2026-11-26.
 BYTES_PER_TOKEN: Final = 4
+#: Tokens of a picture. Mistral Small 3.1 makes at most 55 x 55 of one (1,540 pixels, 28 for each); most are smaller.
+PICTURE_TOKENS: Final = 1024
 #: Arbitrary: what an answer is taken for whose request sets no limit. Agents' answers are mostly shorter.
 DEFAULT_ANSWER_TOKENS: Final = 1024
 
@@ -37,9 +39,28 @@ class Estimate(NamedTuple):
     answer: int
 
 
-def estimate_of(body_bytes: int, max_tokens: int | None) -> Estimate:
-    """Return what a request of so many bytes, which asks for at most `max_tokens`, is taken for."""
-    return Estimate(-(-body_bytes // BYTES_PER_TOKEN), DEFAULT_ANSWER_TOKENS if max_tokens is None else max_tokens)
+def estimate_of(body: bytes, max_tokens: int | None) -> Estimate:
+    """Return what a request with this body, which asks for at most `max_tokens`, is taken for."""
+    text_bytes, pictures = _without_pictures(body)
+    prompt = -(-text_bytes // BYTES_PER_TOKEN) + pictures * PICTURE_TOKENS
+    return Estimate(prompt, DEFAULT_ANSWER_TOKENS if max_tokens is None else max_tokens)
+
+
+def _without_pictures(body: bytes) -> tuple[int, int]:
+    """Return how many bytes are not in pictures, and how many pictures there are: data URLs, up to their quote."""
+    text_bytes, pictures = len(body), 0
+    start = body.find(_PICTURE)
+    while start >= 0:
+        end = body.find(b'"', start)
+        if end < 0:
+            break
+        text_bytes -= end - start
+        pictures += 1
+        start = body.find(_PICTURE, end)
+    return text_bytes, pictures
+
+
+_PICTURE: Final = b"data:image"
 
 
 class _Phase(IntEnum):
@@ -129,12 +150,13 @@ class Limiter:
         models = {"", *config.models, *(model for tier in tiers.values() for model in tier.per_model)}
         # A client may name any model: those without limits of their own share one row, so the table stays small.
         self._plans = {(name, model): _plan(config, tier, model) for name, tier in tiers.items() for model in models}
-        self._is_unlimited = not any(self._plans.values())
+        #: whether nobody has limits
+        self.is_unlimited = not any(self._plans.values())
         self._config = config
 
     def charges_of(self, principal: Principal, model: str) -> tuple[Charge, ...]:
         """Return what a request is charged to; empty is no limit, at 0.3 us where nobody has one (2026-11-26)."""
-        if self._is_unlimited:
+        if self.is_unlimited:
             return ()
         plan = self._plans.get((principal.tier_name, model))
         if plan is None:

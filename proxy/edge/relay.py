@@ -39,7 +39,7 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
         question = Question(edge, call, body)
         errand, request = await question.errand()
         note_request(call, request)
-        ticket = await admitted(edge, call, errand, request, len(body))
+        ticket = await admitted(edge, call, errand, request, body)
         try:
             return await _answered(edge, call, question, errand, request)
         except (UpstreamRejected, UpstreamUnavailable):
@@ -49,7 +49,7 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
             settle(ticket, call.record)
 
 
-async def admitted(edge: Edge, call: Call, errand: Errand, request: UpstreamRequest, body_bytes: int) -> Ticket:
+async def admitted(edge: Edge, call: Call, errand: Errand, request: UpstreamRequest, body: bytes) -> Ticket:
     """
     Return what a request may be sent with, and is to be settled with.
 
@@ -59,7 +59,9 @@ async def admitted(edge: Edge, call: Call, errand: Errand, request: UpstreamRequ
     """
     try:
         require_model(call.principal, request.model)
-        estimate = estimate_of(body_bytes, request.expectation.max_tokens)
+        if edge.limiter.is_unlimited:
+            return FREE
+        estimate = estimate_of(body, request.expectation.max_tokens)
         ticket = await edge.limiter.admitted(call.principal, request.model, estimate, call.record)
     except BaseException:
         edge.pool.dropped(errand.first)

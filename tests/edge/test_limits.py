@@ -228,8 +228,17 @@ def test_times_in_headers_are_spelled_as_openai_spells_them(seconds, text):
 
 
 def test_an_estimate_is_of_the_bodys_bytes_and_of_what_the_answer_may_have():
-    assert estimate_of(4001, 300) == (1001, 300)
-    assert estimate_of(4000, None) == (1000, 1024)
+    assert estimate_of(b"x" * 4001, 300) == (1001, 300)
+    assert estimate_of(b"x" * 4000, None) == (1000, 1024)
+
+
+def test_a_picture_is_not_taken_for_text():
+    picture = b'{"url": "data:image/png;base64,' + b"A" * 1_000_000 + b'"}'
+    around = len(b'{"url": ""}')
+
+    assert estimate_of(picture, 0).prompt == 1024 + -(-around // 4)
+    assert estimate_of(picture * 2, 0).prompt == 2048 + -(-2 * around // 4)
+    assert estimate_of(b"data:image" + b"A" * 90, 0).prompt == 25
 
 
 # --- what a request comes to
