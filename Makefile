@@ -19,8 +19,15 @@ help: ## List the targets
 run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
+# The tests in tests/browser install Debian's chromium where they may; elsewhere it has to be there.
+CAN_BROWSE := command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	{ test "$$(id -u)" = 0 && command -v apt-get; }
+
 test: $(VENV)/.dev-stamp oracle ## Run the tests, all but those that need a real vLLM
-	$(BIN)/python -m pytest -m 'not live and not clients' $(ARGS)
+	@if { $(CAN_BROWSE); } >/dev/null; then unless=; else \
+	    echo 'No Chromium: tests/browser is left out.' >&2; unless=' and not browser'; \
+	fi; \
+	set -x; $(BIN)/python -m pytest -m "not live and not clients$$unless" $(ARGS)
 
 # Without test_exchange.py, which is about one shortcut: it holds more than aiohttp's own way does.
 test-plain: $(VENV)/.dev-stamp ## Run the tests of the edges without the hot path's shortcuts
@@ -88,9 +95,10 @@ $(VENV)/bin/python:
 	exit 1
 
 # The locks hold the build backend too: with build isolation pip would fetch it unchecked.
-$(VENV)/.run-stamp: deploy/requirements.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run-stamp: deploy/requirements.txt deploy/requirements-docs.txt pyproject.toml | $(VENV)/bin/python
 	@echo 'Installing into $(VENV) from $<'
 	@$(PIP) --require-hashes -r $<
+	@$(PIP) --no-deps --only-binary :all: --require-hashes -r deploy/requirements-docs.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -208,10 +216,16 @@ EXTRAS := --extra cli --extra jwt --extra otel --extra valkey
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -
 
+# Swagger UI and Redoc. It names Django as a dependency; only its files are read, so it has a lock of its own without.
+DOCS := drf-spectacular-sidecar==2026.10.1
+
 lock: .venv-lock/$(UV_VERSION) ## Write deploy/requirements*.txt anew; UPGRADE=--upgrade takes newer versions
 	printf '%s\n' hatchling editables | $(COMPILE) $(UPGRADE) $(EXTRAS) -o deploy/requirements.txt
 	printf '%s\n' hatchling editables | \
 	    $(COMPILE) $(UPGRADE) $(EXTRAS) --extra dev -c deploy/requirements.txt -o deploy/requirements-dev.txt
+	@echo '# Swagger UI and Redoc for /docs and /redoc; install it with --no-deps. Made by: make lock' > deploy/requirements-docs.txt
+	@echo '$(DOCS)' | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links - >> deploy/requirements-docs.txt
 
 lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt anew
 	@echo '# Locust for benchmarks/locustfile.py, for CPython 3.11 to 3.13. Made by: make lock-locust' > deploy/requirements-locust.txt

@@ -66,6 +66,8 @@ SAMPLES = {
     "debug": ("on", "true", True),
     "log_level": ("WARNING", '"warning"', "warning"),
     "log_file": ("/var/log/proxy.log", '"/var/log/proxy.log"', "/var/log/proxy.log"),
+    "log_sample": ("0.1", "0.1", 0.1),
+    "log_slow_s": ("30", "30", 30.0),
     "timeout_s": ("0.5", "0.5", 0.5),
     "connect_timeout_s": ("1", "1", 1.0),
     "first_byte_timeout_s": ("600", "600", 600.0),
@@ -102,6 +104,7 @@ SAMPLES = {
     "batch_keys": (f"{SECRET},k2", f'"{SECRET},k2"', f"{SECRET},k2"),
     "max_buffered_bytes": ("1048576", "1048576", 1048576),
     "auth": ("open", '"open"', "open"),
+    "ui": ("off", '"off"', "off"),
     "api_keys": (f"{SECRET},k2", f'"{SECRET},k2"', f"{SECRET},k2"),
     "keys": (f"{SECRET} of many", f'"{SECRET} of many"', f"{SECRET} of many"),
     "issuers": (

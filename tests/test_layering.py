@@ -36,7 +36,17 @@ MAY_IMPORT = {
         *("msgspec", "aiohttp", "structlog", "uvloop"),
         *("__version__", "access", "config", "demo", "edge", "observe", "store", "translate", "upstream"),
     },
-    "cli": {"msgspec", "__version__", "access", "config", "observe", "process"},
+    "tail": {"msgspec", "orjson", "__version__"},
+    "doctor": {
+        *("msgspec", "aiohttp", "multidict", "yarl", "rich"),
+        *("__version__", "config", "errors", "translate", "upstream", "values", "wire"),
+    },
+    "healthcheck": {"__version__", "config"},
+    "explain": {"msgspec", "config", "errors", "translate", "wire"},
+    "cli": {
+        *("msgspec", "__version__"),
+        *("access", "config", "doctor", "explain", "healthcheck", "observe", "process", "tail"),
+    },
     "__main__": {"cli"},
     "__init__": set(),
 }

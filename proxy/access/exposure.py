@@ -17,14 +17,15 @@ def check_exposure(config: Config, hosts: Iterable[str]) -> None:
     if config.auth == "open" or is_required(config):
         return
     for host in hosts:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ConfigError(
                 f"host: {host or 'every address'} can be reached from elsewhere, and nobody is asked for a key."
                 " Set keys_file, api_keys_file, issuers or tls_client_ca_file, or say auth = open (PROXY_AUTH=open)."
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is one of this machine alone; a name is not, except localhost."""
     if host == "localhost":
         return True
     try:

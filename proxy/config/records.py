@@ -64,7 +64,7 @@ class Tier(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What those who belong to it may do; each of them has the rates for himself."""
 
     models: Annotated[tuple[str, ...], About("The models that may be asked for; empty is any.")] = ()
-    operator: Annotated[bool, About("Whether `/metrics` and `/health` may be read.")] = False
+    operator: Annotated[bool, About("Whether `/metrics`, `/health` and what `/ui` shows may be read.")] = False
     per_model: Annotated[Mapping[str, Rates], About("Rates of single models, beside those for all of them.")] = {}
 
 

@@ -140,6 +140,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "path",
         ),
     ] = ""
+    ui: Annotated[
+        Literal["auto", "on", "off"],
+        About(
+            "Whether there is a status page at /ui: `auto` is where all that is listened on is loopback.", "PROXY_UI"
+        ),
+    ] = "auto"
 
     # --- what is shared by requests
 
@@ -181,8 +187,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Literal["debug", "info", "warning", "error"], About("The lowest level that is logged.", "LOG_LEVEL")
     ] = "info"
     log_file: Annotated[
-        str, About("The file that log lines are appended to; empty is standard output.", "LOG_FILE", "path")
+        str, About("The file of log lines, reopened on SIGHUP; empty is standard output.", "LOG_FILE", "path")
     ] = ""
+    log_sample: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=1),
+        About("The share of requests that are logged; failed, slow, resent and mended ones always are.", "LOG_SAMPLE"),
+    ] = 1
+    log_slow_s: Annotated[
+        WaitOrZero, About("From how long a request counts as slow there; 0 is that none does.", "LOG_SLOW")
+    ] = 0
 
     # --- timers
 

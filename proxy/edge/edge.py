@@ -12,8 +12,10 @@ from proxy.edge.cache import Cache
 from proxy.edge.deadlines import Deadlines
 from proxy.edge.in_flight import InFlight
 from proxy.edge.limits import Limiter
+from proxy.edge.ui.watch import Watch
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.store.valkey import ValkeyLink
 from proxy.upstream.pool import Pool
 from proxy.upstream.sweep import Sweep
@@ -33,11 +35,16 @@ class Edge(msgspec.Struct):
     cache: Cache
     deadlines: Deadlines
     in_flight: InFlight
+    recent: Recent
+    #: who looks at the status page
+    watch: Watch
     sweep: Sweep
     #: to the store that instances share, if there is one
     link: ValkeyLink | None
     #: for large bodies: one thread, so that they wait for each other, and the loop has one rival at most
     translator: Executor
+    #: whether all that is listened on is loopback; the listener knows
+    is_local: bool = False
 
     async def reload(self, config: Config) -> None:
         """

@@ -16,12 +16,13 @@ from proxy.edge.connection import from_http_exception
 from proxy.edge.edge import Edge
 from proxy.edge.record import note_client_left, note_error, write
 from proxy.edge.routes import dispatch
+from proxy.edge.sampling import is_logged
 from proxy.errors import ProxyError, ShuttingDown
 
 
 async def guard(edge: Edge, call: Call) -> web.StreamResponse:
     """Answer a request; whatever happens, in a way that the client can parse, with one line in the log."""
-    task = edge.in_flight.enter()
+    task = edge.in_flight.enter(call.stopwatch)
     edge.metrics.begin()
     try:
         return await _answered(edge, call)
@@ -35,9 +36,11 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
     finally:
         edge.in_flight.leave(task)
         call.record.duration_ms = call.stopwatch.ms()
-        write(edge.lines, call.record)
+        if is_logged(call.record, edge.config):
+            write(edge.lines, call.record)
         edge.metrics.end()
         edge.metrics.observe(call.record)
+        edge.recent.add(call.record)
 
 
 async def _answered(edge: Edge, call: Call) -> web.StreamResponse:

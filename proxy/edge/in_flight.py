@@ -2,12 +2,14 @@
 
 import asyncio
 
+from proxy.edge.record import Stopwatch
+
 
 class InFlight:
     """The running requests' tasks. `drain()` once, when the process is to end."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: dict[asyncio.Task[object], Stopwatch] = {}
         self._nothing_runs = asyncio.Event()
         self._nothing_runs.set()
         self.is_draining = False
@@ -16,17 +18,23 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def enter(self) -> asyncio.Task[object]:
-        """Count the current task as a running request."""
+    @property
+    def oldest_ms(self) -> float:
+        """How long the request that runs longest has run; 0 if none does."""
+        oldest = next(iter(self._tasks.values()), None)
+        return 0.0 if oldest is None else oldest.ms()
+
+    def enter(self, stopwatch: Stopwatch) -> asyncio.Task[object]:
+        """Count the current task as a running request, since its stopwatch began."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._tasks[task] = stopwatch
         self._nothing_runs.clear()
         return task
 
     def leave(self, task: asyncio.Task[object]) -> None:
         """The request of `task` is over."""
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         self._cut_off.discard(task)
         if not self._tasks:
             self._nothing_runs.set()

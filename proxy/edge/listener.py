@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from proxy.access.exposure import is_loopback
 from proxy.edge.call import Call
 from proxy.edge.connection import Connection
 from proxy.edge.edge import Edge
@@ -93,6 +94,7 @@ async def listening(
     loop = asyncio.get_running_loop()
 
     is_direct = takes(edge.config, "answer")
+    edge.is_local = all(_is_local(bound) for bound in sockets)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         return await guard(edge, Call(request, edge.in_flight, is_direct=is_direct))
@@ -125,3 +127,8 @@ async def listening(
         yield listener
     finally:
         await listener.finish()
+
+
+def _is_local(bound: socket.socket) -> bool:
+    """Whether nobody from another machine comes by this socket; of one with a path nothing is known."""
+    return bound.family in (socket.AF_INET, socket.AF_INET6) and is_loopback(bound.getsockname()[0])

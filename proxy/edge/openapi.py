@@ -28,7 +28,7 @@ from proxy.edge.openapi_errors import (
     header_components,
     headers_of,
 )
-from proxy.edge.openapi_examples import answer_examples, request_examples, stream_example
+from proxy.edge.openapi_examples import answer_examples, curl_samples, request_examples, stream_example
 from proxy.edge.openapi_request import DEPENDS, OTHERWISE, ref, request_schemas
 
 Json = dict[str, Any]
@@ -101,9 +101,13 @@ def _chat() -> Json:
     return {
         "operationId": "createChatCompletion",
         "summary": "Chat",
-        "description": "The next message of a conversation, whole or as a stream of events.",
+        "description": (
+            "The next message of a conversation, whole or as a stream of events. Where a key is demanded, add "
+            '`-H "Authorization: Bearer $KEY"` to the examples.'
+        ),
         "tags": ["chat"],
         "security": list(_GUARD),
+        "x-codeSamples": curl_samples(),
         "parameters": [_parameter(name) for name in _parameters()],
         "requestBody": {
             "required": True,

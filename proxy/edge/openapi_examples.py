@@ -1,8 +1,13 @@
 """The OpenAPI document's examples: requests that the demo upstream answers, and answers."""
 
-from typing import Any
+import json
+import shlex
+from typing import Any, Final
 
 Json = dict[str, Any]
+
+#: Where a proxy listens by default: the document is the same wherever it is.
+_ADDRESS: Final = "http://127.0.0.1:9000/v1/chat/completions"
 
 _CALL_ID = "Sf7Ee8N2o"
 
@@ -20,6 +25,20 @@ def request_examples() -> Json:
             {**_request(_question(), _calling(), _result()), "tools": [_tool()]},
         ),
     }
+
+
+def curl_samples() -> list[Json]:
+    """Return the same requests as commands, in the form of `x-codeSamples`, which Redoc shows."""
+    return [
+        {"lang": "Shell", "label": f"curl: {example['summary']}", "source": _curl(example["value"])}
+        for example in request_examples().values()
+    ]
+
+
+def _curl(request: Json) -> str:
+    body = shlex.quote(json.dumps(request, indent=2, ensure_ascii=False))
+    unbuffered = " -N" if request.get("stream") else ""
+    return f"curl -sS{unbuffered} {_ADDRESS} -H 'Content-Type: application/json' -d {body}"
 
 
 def answer_examples() -> Json:

@@ -45,12 +45,16 @@ class Record(msgspec.Struct, kw_only=True):
     bytes_out: int = 0
     events: int = 0
     duration_ms: float = 0
+    #: when it went to a model server, counted from its headers as `ttft_ms` is
+    sent_ms: float | None = None
     ttft_ms: float | None = None
     upstream_ms: float | None = None
     rules: tuple[str, ...] = ()
     finish_reason: str | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    #: the share of requests like this one that have a line; it stands for 1 / `sample` of them
+    sample: float = 1
 
 
 class Stopwatch:

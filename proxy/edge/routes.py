@@ -1,8 +1,9 @@
 """
 Which requests are answered, and by what.
 
-Nothing is reached that is not in `ROUTES`: a model server has routes that change its state (load an adapter, sleep,
-pause), and none of them may open by accident. A trailing slash is dropped; nothing is redirected or decoded.
+Nothing is reached that is not in `ROUTES` or `PAGES`: a model server has routes that change its state (load an
+adapter, sleep, pause), and none of them may open by accident. A trailing slash is dropped; nothing is redirected or
+decoded.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,10 +17,12 @@ from proxy import __version__
 from proxy.edge import relay
 from proxy.edge.authentication import let_in
 from proxy.edge.call import Call
+from proxy.edge.docs.pages import asset_routes, redoc, swagger_ui
 from proxy.edge.edge import Edge
 from proxy.edge.models import models
 from proxy.edge.openapi import openapi_page
 from proxy.edge.record import clipped
+from proxy.edge.ui import page as ui
 from proxy.errors import MethodNotAllowed, NotFound
 from proxy.observe.metrics import CONTENT_TYPE
 
@@ -91,6 +94,7 @@ async def _index(edge: Edge, call: Call) -> web.StreamResponse:
         "health": "/health",
         "version": "/version",
         "openapi": "/openapi.json",
+        "docs": "/docs",
     }
     return await call.send(_encode({"name": "devstral-proxy", "version": __version__, "links": links}))
 
@@ -114,11 +118,18 @@ ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
     }
 )
 
+#: The same for what a browser shows: /openapi.json does not describe it, and metrics count it as other.
+PAGES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
+    {
+        path: {"GET": page}
+        for path, page in {"/docs": swagger_ui, "/redoc": redoc, **asset_routes(), **ui.ROUTES}.items()
+    }
+)
 
-#: Routes for everybody, authentication or not: what balancers ask, and what is the same in every installation.
-OPEN: Final = frozenset({*LIVE, *READY, "/version", "/openapi.json", "/"})
 #: Routes that show what others do.
-OPERATORS: Final = frozenset({"/metrics", "/health"})
+OPERATORS: Final = frozenset({"/metrics", "/health", ui.EVENTS})
+#: Routes for everybody, authentication or not: what balancers ask, and what is the same in every installation.
+OPEN: Final = frozenset({*LIVE, *READY, *PAGES, "/version", "/openapi.json", "/"}) - OPERATORS
 
 
 async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
@@ -130,13 +141,15 @@ async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
     """
     path = call.request.rel_url.raw_path.rstrip("/") or "/"
     endpoint = _find_endpoint(call.request.method, path)
+    if path in ui.ROUTES and not ui.is_shown(edge, call):
+        raise NotFound(f"Unknown path {path}")
     if path not in OPEN:
         await let_in(edge, call, operators_only=path in OPERATORS)
     return await endpoint(edge, call)
 
 
 def _find_endpoint(method: str, path: str) -> Endpoint:
-    methods = ROUTES.get(path)
+    methods = ROUTES.get(path) or PAGES.get(path)
     if methods is None:
         raise NotFound(f"Unknown path {clipped(path)}")
     endpoint = methods.get("GET" if method == "HEAD" else method)

@@ -15,8 +15,10 @@ from proxy.edge.deadlines import Deadlines
 from proxy.edge.edge import Edge
 from proxy.edge.in_flight import InFlight
 from proxy.edge.limits import Limiter
+from proxy.edge.ui.watch import Watch
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.store.memory import MemoryStore
 from proxy.store.shared import ValkeyStore
 from proxy.store.table import Table
@@ -71,6 +73,8 @@ async def opened(
             cache=cache,
             deadlines=Deadlines(config),
             in_flight=InFlight(),
+            recent=Recent(),
+            watch=Watch(),
             sweep=sweep,
             link=link,
             translator=translator,

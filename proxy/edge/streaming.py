@@ -77,7 +77,8 @@ class Stream:
             if self._visit.entry is not None:
                 return await self._visit.answer()
             self._gathered = self._visit.gathering()
-        sent_at = self._call.stopwatch.ms()
+        self._call.note_gap = self._edge.metrics.observe_gap
+        sent_at = self._call.record.sent_ms = self._call.stopwatch.ms()
         try:
             return await self._asked()
         finally:

@@ -31,7 +31,7 @@ async def answer_whole(edge: Edge, call: Call, errand: Errand, visit: Visit | No
         errand = await visit.enter(errand)
         if visit.entry is not None:
             return await visit.answer()
-    sent_at = call.stopwatch.ms()
+    sent_at = call.record.sent_ms = call.stopwatch.ms()
     try:
         async with Sending(edge.pool, errand) as sent:
             note_request(call, sent.request)

@@ -10,6 +10,7 @@ variables of a traceback, and the text of an exception that may quote what a cli
 import io
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -54,6 +55,26 @@ def configure_logs(config: Config) -> FilteringBoundLogger:
         library.setLevel(logging.WARNING)
         library.propagate = False
     return logger
+
+
+def reopen_log(logger: FilteringBoundLogger) -> None:
+    """
+    Go on in the file that now has the log's name, which is created if there is none; standard output stays.
+
+    No line is lost or waits: each goes to the one file or to the other. If the file cannot be opened, the old one
+    stays, and both it and standard error say so.
+    """
+    sink = cast("_Sink", cast("structlog.BoundLoggerBase", logger)._logger._file)
+    try:
+        sink.reopen()
+    except OSError as exc:
+        logger.error("log_reopen_failed", pid=os.getpid(), error=exc.strerror)
+        # The old file may have been deleted, so that nobody reads in it what became of the new one.
+        print(
+            f"devstral-proxy: log_file: cannot reopen {sink.path}: {exc.strerror}; the old file stays",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Lines:
@@ -105,6 +126,27 @@ class _Sink(io.FileIO):
     Unbuffered and opened for appending, so that a line is one write(2) and several processes may share it.
     """
 
+    def __init__(self, path: str) -> None:
+        """`path` is the file's; "" is standard output."""
+        super().__init__(path or os.dup(_STDOUT), "ab")
+        self.path = path
+
+    def reopen(self) -> None:
+        """
+        Write to the file that has the name now.
+
+        Raises:
+            OSError: it cannot be opened; the old one stays.
+        """
+        if not self.path:
+            return
+        # Without waiting: a pipe that nobody reads would hold up this process until somebody does.
+        opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        os.set_blocking(opened, True)
+        # One step for the kernel, under the same number: a thread that writes meanwhile hits the old or the new file.
+        os.dup2(opened, self.fileno(), inheritable=False)
+        os.close(opened)
+
     def write(self, line: Any) -> int:
         try:
             return super().write(line)
@@ -118,7 +160,7 @@ class _Sink(io.FileIO):
 def _open(path: str) -> _Sink:
     check_log_file(path)
     try:
-        return _Sink(path or os.dup(_STDOUT), "ab")
+        return _Sink(path)
     except OSError as exc:
         raise ConfigError(f"log_file: cannot open {path or 'standard output'}: {exc.strerror}") from None
 

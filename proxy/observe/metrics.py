@@ -10,7 +10,8 @@ What is counted.
     replica_requests_total{replica}      replica_failures_total{replica}      replica_in_flight{replica}
     replica_breaker{replica, state}      replica_breaker_openings_total{replica}
     limited_total{limit}                 cache_lookups_total{result}          store_events_total{event}
-    config_reloads_total                 config_reload_failures_total
+    config_reloads_total                 config_reload_failures_total         proxy_overhead_seconds
+    inter_token_gap_seconds              oldest_request_seconds
 
 All names begin with `devstral_proxy_`. Labels are routes, rules and words of this program, never a client's text.
 
@@ -38,6 +39,9 @@ OTHER: Final = "other"
 #: Upper bounds of buckets in milliseconds: from a probe's answer to a long generation's.
 _WAITS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 300_000)
 _LAGS_MS: Final = (1, 2.5, 5, 10, 20, 50, 100, 250, 500, 1000)
+#: Whole milliseconds below 10: a gap is told by uvloop's clock, which has no others.
+_GAPS_MS: Final = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 120_000)
+_OVERHEADS_MS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 1000, 5000)
 
 _STATUSES: Final = (OTHER, "1xx", "2xx", "3xx", "4xx", "5xx")
 _ERROR_TYPES: Final = (
@@ -78,6 +82,8 @@ class Finished(Protocol):
     events: int
     duration_ms: float
     ttft_ms: float | None
+    queue_ms: float | None
+    upstream_ms: float | None
     rules: tuple[str, ...]
     tokens_in: int | None
     tokens_out: int | None
@@ -116,7 +122,16 @@ class Metrics:
         self._first_token: Final = layout.histogram(
             "time_to_first_token_seconds", "From a request's headers to its streamed answer's first event.", _WAITS_MS
         )
+        self._gaps: Final = layout.histogram(
+            "inter_token_gap_seconds", "Between two writes to a streamed answer.", _GAPS_MS
+        )
+        self._overhead: Final = layout.histogram(
+            "proxy_overhead_seconds",
+            "A request's time in the proxy: all but its turn in the queue and its model server's time.",
+            _OVERHEADS_MS,
+        )
         self._in_flight: Final = layout.gauge("in_flight_requests", "Requests that run now.")
+        self._oldest: Final = layout.gauge("oldest_request_seconds", "How long the oldest of them has run.")
         self._events: Final = layout.counter("events", "Events of streamed answers.")
         self._bytes_in: Final = layout.counter("request_bytes", "Bytes of requests' bodies.")
         self._bytes_out: Final = layout.counter("response_bytes", "Bytes of answers' bodies.")
@@ -166,9 +181,13 @@ class Metrics:
         self._families: Final = layout.families
         self._rows: Final = _shared_rows(workers, layout.size)
         self._row = self._rows[0]
+        self.workers: Final = workers
+        #: which of them this process is; the first is 0
+        self.worker = 0
 
     def use(self, worker: int) -> None:
         """Count as this worker from now on; the first is 0."""
+        self.worker = worker
         self._row = self._rows[worker]
         self.replicas.use(worker)
 
@@ -193,6 +212,9 @@ class Metrics:
             row[self._events] += record.events
             if record.ttft_ms is not None:
                 _add(row, self._first_token, _WAITS_MS, record.ttft_ms)
+        if record.upstream_ms is not None:
+            spent_ms = record.duration_ms - record.upstream_ms - (record.queue_ms or 0.0)
+            _add(row, self._overhead, _OVERHEADS_MS, max(0.0, spent_ms))
         if record.tokens_in is not None:
             row[self._tokens] += record.tokens_in
         if record.tokens_out is not None:
@@ -216,6 +238,13 @@ class Metrics:
     def _route(self, path: str) -> tuple[int, int]:
         return self._routes.get(path.rstrip("/") or "/") or self._routes[OTHER]
 
+    def observe_gap(self, since_s: float, now_s: float) -> None:
+        """Count the time between two writes to a streamed answer: 0.5 µs, measured as `Recent.add` was."""
+        row, gaps = self._row, self._gaps
+        gap_ms = (now_s - since_s) * 1000
+        row[gaps] += gap_ms
+        row[gaps + 1 + bisect_left(_GAPS_MS, gap_ms)] += 1
+
     def observe_loop_lag(self, late_ms: float) -> None:
         """Count a timer that ran so late."""
         _add(self._row, self._lag, _LAGS_MS, late_ms)
@@ -232,9 +261,13 @@ class Metrics:
         """So many requests wait in this worker, and so many bytes of bodies are held."""
         self._row[self._queued], self._row[self._buffered] = queued, buffered_bytes
 
+    def oldest(self, age_ms: float) -> None:
+        """The oldest request of this worker has run for so long; 0 is that none runs."""
+        self._row[self._oldest] = age_ms / 1000
+
     def forget(self, worker: int) -> None:
         """This worker is dead, and nothing runs there any more. What it counted stays."""
-        for gauge in (self._in_flight, self._queued, self._buffered):
+        for gauge in (self._in_flight, self._oldest, self._queued, self._buffered):
             self._rows[worker][gauge] = 0
         self.replicas.forget(worker)
 
@@ -250,10 +283,15 @@ class Metrics:
         """A new configuration was refused, by this process or by a worker."""
         self._rows[0][self._failed_reloads] += 1
 
+    def told(self) -> tuple[Sequence[Family], Sequence[float]]:
+        """Return the metrics, and the row in which their sums over all workers stand; of ages it is the greatest."""
+        sums = [sum(column) for column in zip(*self._rows, strict=True)]
+        sums[self._oldest] = max(row[self._oldest] for row in self._rows)
+        return self._families, sums
+
     async def render(self) -> bytes:
         """Return the sums over all workers in Prometheus' text format; its type is `CONTENT_TYPE`."""
-        sums = [sum(column) for column in zip(*self._rows, strict=True)]
-        return await asyncio.to_thread(_as_text, (self._families, sums), self.replicas)
+        return await asyncio.to_thread(_as_text, self.told(), self.replicas)
 
 
 def _as_text(told: tuple[Sequence[Family], Sequence[float]], replicas: ReplicaCounts) -> bytes:

@@ -95,7 +95,7 @@ class ReplicaCounts:
 
     def told(self) -> tuple[Sequence[Family], Sequence[float]]:
         """Return the metrics, and the row in which their sums over all workers stand."""
-        places = [place for place in range(PLACES) if self._is_known(place)]
+        places = [place for place in self._named() if self._is_known(place)]
         names = tuple(self._name(place) for place in places)
         rows = [[self._row(worker, place) for worker in range(self._workers)] for place in places]
         families: list[Family] = []
@@ -115,6 +115,14 @@ class ReplicaCounts:
     def _row(self, worker: int, place: int) -> "memoryview[float]":
         start = (worker * PLACES + place) * _STEP
         return self._numbers[start : start + _STEP]
+
+    def _named(self) -> Iterator[int]:
+        """Yield the places that have ever been given: they are given in order, but for the last."""
+        for place in range(PLACES - 1):
+            if not self._names[place * _LONGEST_NAME]:
+                break
+            yield place
+        yield PLACES - 1
 
     def _is_known(self, place: int) -> bool:
         return any(self._numbers[(worker * PLACES + place) * _STEP + _KNOWN] for worker in range(self._workers))

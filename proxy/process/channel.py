@@ -43,7 +43,11 @@ class Reload(msgspec.Struct, frozen=True):
     config: Config
 
 
-Order = Drain | Now | Reload
+class Reopen(msgspec.Struct, frozen=True):
+    """Go on in the log file that has the name now."""
+
+
+Order = Drain | Now | Reload | Reopen
 
 
 class Word(Enum):

@@ -25,7 +25,7 @@ from proxy.observe.metrics import Metrics
 from proxy.store.valkey import check_url
 from proxy.translate.profile import build_profile
 
-#: What a running process cannot change: its port, its workers, its log, and the form of its connections.
+#: What a running process cannot change: its port, its workers, where its log is, and the form of its connections.
 NEEDS_RESTART: Final = frozenset(
     {"host", "port", "reuse_port", "workers", "log_file", "log_level", "debug", "shortcuts", "store_url"}
 )

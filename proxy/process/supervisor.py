@@ -5,7 +5,8 @@ The process that looks after the workers. It serves nothing itself and runs no e
 
 A worker that dies before the end is replaced, at once if it had worked for a while. Its connections close, and nobody
 else notices. The first signal drains all workers, the second ends them now; one that does not obey in time is killed.
-Until then SIGHUP, or a file that has changed, gives new settings to all of them.
+Until then SIGHUP, or a file that has changed, gives new settings to all of them. SIGHUP also has all of them reopen the
+log, at any time.
 """
 
 import gc
@@ -24,10 +25,11 @@ import uvloop
 from structlog.typing import FilteringBoundLogger
 
 from proxy.config import Config
+from proxy.observe.logs import reopen_log
 from proxy.observe.metrics import Metrics
 from proxy.process.address import Address
 from proxy.process.announcements import Announcements
-from proxy.process.channel import Drain, Now, Order, Reload, SupervisorEnd, Word
+from proxy.process.channel import Drain, Now, Order, Reload, Reopen, SupervisorEnd, Word
 from proxy.process.ending import FAREWELL_S
 from proxy.process.reload import Settings
 from proxy.process.worker import exit_code, serve_supervised, skips_delay
@@ -129,6 +131,7 @@ class Supervisor:
     def _receive_signals(self) -> None:
         for number in map(signal.Signals, self._wakeups[0].recv(256)):
             if number == signal.SIGHUP:
+                self._reopen_log()
                 self._reload()
             elif number not in _SIGNALS:
                 continue
@@ -168,7 +171,12 @@ class Supervisor:
             for worker in self._workers.values():
                 os.kill(worker.pid, signal.SIGKILL)
 
-    # --- new settings
+    # --- the log, and new settings
+
+    def _reopen_log(self) -> None:
+        """Also while it ends: that may take long, and a file that was renamed is soon packed or deleted."""
+        reopen_log(self._logger)
+        self._order_all(Reopen())
 
     def _plan_look(self) -> None:
         every_s = self._settings.look_every_s

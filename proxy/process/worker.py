@@ -23,11 +23,12 @@ from proxy.config import Config
 from proxy.edge.listener import listening
 from proxy.edge.server import opened
 from proxy.edge.tls import server_context
+from proxy.observe.logs import reopen_log
 from proxy.observe.loop_lag import watch_loop_lag
 from proxy.observe.metrics import Metrics
 from proxy.process.address import Address
 from proxy.process.announcements import Announcements
-from proxy.process.channel import Drain, Now, Order, Reload, Word, WorkerEnd
+from proxy.process.channel import Drain, Now, Order, Reload, Reopen, Word, WorkerEnd
 from proxy.process.ending import Ending, stop_accepting
 from proxy.process.reload import Settings
 from proxy.process.swap import Swap
@@ -52,7 +53,7 @@ class Alone:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._note, number, obey)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, obey)
 
     def _note(self, number: signal.Signals, obey: Callable[[Order], None]) -> None:
         if self.received:
@@ -63,6 +64,10 @@ class Alone:
             if not at_once:
                 self._announcements.not_ready(number, self._settings.config.drain_delay_s)
         self.received.append(number)
+
+    def _hang_up(self, obey: Callable[[Order], None]) -> None:
+        obey(Reopen())
+        self._hangup.set()
 
     async def watch(self, obey: Callable[[Order], None]) -> None:
         """Read the settings again whenever that is due, for ever. In a thread: a file may be on a slow network."""
@@ -103,7 +108,8 @@ async def serve_alone(
     """
     Serve in this process until SIGTERM or SIGINT; return the process's exit code.
 
-    The first signal begins the end, the second cuts off what still runs. SIGHUP reads the settings again.
+    The first signal begins the end, the second cuts off what still runs. SIGHUP reopens the log and reads the
+    settings again.
     """
     alone = Alone(settings, metrics, announcements)
     life = _Life(logger, metrics, table, alone.say)
@@ -177,6 +183,8 @@ class _Life:
         """Do what a signal, a file or the supervisor orders."""
         if isinstance(order, Reload):
             self._swap.take(order.config)
+        elif isinstance(order, Reopen):
+            reopen_log(self._logger)
         else:
             self._ending.obey(order)
 
@@ -204,6 +212,7 @@ class _Life:
             def look(late_ms: float) -> None:
                 self._metrics.observe_loop_lag(late_ms)
                 edge.admission.tell()
+                self._metrics.oldest(edge.in_flight.oldest_ms)
 
             stack.enter_context(watch_loop_lag(look))
 

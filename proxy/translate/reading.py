@@ -1,5 +1,6 @@
 """One message of a request, from its JSON text to canonical form: as it came, as an echo, or by the message rules."""
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw
@@ -30,11 +31,15 @@ class RuleLog:
         if path is None:
             return
         if self.is_strict and rule not in OPERATOR_RULES:
-            reason = rule.__doc__.partition("\n")[0]
             raise InvalidRequest(
-                f"Refused in strict mode by {rule.__name__}: {reason}", param=path_text((*prefix, *path))
+                f"Refused in strict mode by {rule.__name__}: {reason_of(rule)}", param=path_text((*prefix, *path))
             )
         self.names[rule.__name__] = None
+
+
+def reason_of(rule: Callable[..., Any]) -> str:
+    """Return the first line of a rule's docstring: what differs, and who says so."""
+    return (rule.__doc__ or "").strip().partition("\n")[0]
 
 
 def read_message(raw: Raw, index: int, profile: Profile, log: RuleLog) -> tuple[Message, bool]:
@@ -57,10 +62,16 @@ def read_message(raw: Raw, index: int, profile: Profile, log: RuleLog) -> tuple[
         log.ran(known_call_shape, ("tool_calls",) if echo.left_out_in_calls else None, here)
         log.ran(known_keys_only, () if echo.left_out_keys else None, here)
         return echo.message, False
-    return _ruled(raw, here, profile, log), False
+    return ruled_message(raw, here, profile, log), False
 
 
-def _ruled(raw: Raw, here: JsonPath, profile: Profile, log: RuleLog) -> Message:
+def ruled_message(raw: Raw, here: JsonPath, profile: Profile, log: RuleLog) -> Message:
+    """
+    Return the message at `here` in canonical form, by the message rules.
+
+    Raises:
+        InvalidRequest: it makes no sense.
+    """
     draft = read_json(raw, here)
     if not isinstance(draft, dict):
         raise InvalidRequest("A message must be an object.", param=path_text(here))

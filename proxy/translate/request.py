@@ -6,7 +6,7 @@ nothing to do on their own output. What no rule touched goes out as the bytes th
 between requests (`plan`) makes them cheaper and changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,8 +20,12 @@ from proxy.translate.plan import MOST_MESSAGES, plan_for
 from proxy.translate.profile import Profile
 from proxy.translate.reading import RuleLog, read_message
 from proxy.translate.sampling import wants_stream
+from proxy.translate.steps import Watch, WatchedChat, watched_message
 from proxy.wire.body import check_utf8, decode_body, refuse_bad_utf8, refuse_repeated_keys, split_messages
-from proxy.wire.chat import encode
+from proxy.wire.chat import Message, encode
+
+#: Returns a message in canonical form, and whether its text says just that, as `read_message` does.
+ReadMessage = Callable[[Raw, int], tuple[Message, bool]]
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -59,6 +63,24 @@ def translate_request(body: bytes, profile: Profile, *, strict: bool = False, us
         raise InvalidRequest("The body is nested too deeply.", param="$") from None
 
 
+def translate_step_by_step(
+    body: bytes, profile: Profile, watch: Watch, *, strict: bool = False, user_agent: str = ""
+) -> UpstreamRequest:
+    """
+    Return what `translate_request` does, and hand each change to `watch` when it has been made.
+
+    Slow, for people: no shortcut is taken, and the body is written out after every rule.
+
+    Raises:
+        InvalidRequest: as `translate_request`; `watch` has the changes that were made before.
+    """
+    try:
+        return _watched(body, profile, profile.options_for(user_agent), RuleLog(strict), watch)
+    except (InvalidRequest, UnicodeDecodeError, RecursionError):
+        translate_request(body, profile, strict=strict, user_agent=user_agent)  # it knows what to say
+        raise
+
+
 def asked_whole(request: UpstreamRequest) -> UpstreamRequest:
     """Return the same request asking the upstream for a whole answer instead of a stream (R4)."""
     members: dict[str, Any] = dict(decode_body(request.body))
@@ -75,7 +97,8 @@ def _translated(body: bytes, profile: Profile, options: Options, log: RuleLog) -
     if not profile.rules:
         return _passed_through(body, chat, raw_messages)
     if log.is_strict or len(raw_messages) > MOST_MESSAGES:
-        rules = _read_plainly(body, chat, raw_messages, profile, log)
+        _read_plainly(body, chat, raw_messages, lambda raw, i: read_message(raw, i, profile, log))
+        rules = profile.rules
     else:
         rules = _read_by_plan(body, chat, raw_messages, profile, log)
     for rule in rules:
@@ -87,16 +110,31 @@ def _translated(body: bytes, profile: Profile, options: Options, log: RuleLog) -
     return _encoded(chat, log)
 
 
-def _read_plainly(body: bytes, chat: Chat, raws: list[Raw], profile: Profile, log: RuleLog) -> tuple[Rule, ...]:
-    """Read each message into an object; all rules run. `_read_by_plan` gives the same result."""
+def _watched(body: bytes, profile: Profile, options: Options, log: RuleLog, watch: Watch) -> UpstreamRequest:
+    members = decode_body(body)
+    raws = split_messages(members.get("messages", Raw(b"null")))
+    chat = Chat(members, options)
+    _check_model(chat)
+    if not profile.rules:
+        return _passed_through(body, chat, raws)
+    _read_plainly(body, chat, raws, lambda raw, i: watched_message(raw, i, profile, log, watch))
+    watched = WatchedChat(chat, watch)
+    for rule in profile.rules:
+        log.ran(rule, watched.run(rule))
+    request = _encoded(chat, log)
+    watched.end(request.body)
+    return request
+
+
+def _read_plainly(body: bytes, chat: Chat, raws: list[Raw], read: ReadMessage) -> None:
+    """Read each message into an object; all rules are to run. `_read_by_plan` gives the same result."""
     check_utf8(body)
     for i, raw in enumerate(raws):
-        message, is_as_it_came = read_message(raw, i, profile, log)
+        message, is_as_it_came = read(raw, i)
         if is_as_it_came:
             chat.keep_source(message, raw)
         chat.messages.append(message)
     chat.ended_with = chat.messages[-1].role
-    return profile.rules
 
 
 def _read_by_plan(body: bytes, chat: Chat, raws: list[Raw], profile: Profile, log: RuleLog) -> tuple[Rule, ...]:

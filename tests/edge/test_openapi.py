@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jsonschema_rs
 import pytest
@@ -303,6 +305,19 @@ async def test_an_example_of_a_request_is_as_described_and_is_answered(start_pro
     assert faults(REQUEST, body) == []
     async with proxy_.session.post(f"{proxy_.url}/v1/chat/completions", json=body) as response:
         assert response.status == 200
+
+
+async def test_a_command_in_the_document_is_the_example_beside_it_and_is_answered(start_proxy, demo):
+    proxy_ = await start_proxy(demo.url)
+    commands = [shlex.split(sample["source"]) for sample in CHAT["x-codeSamples"]]
+
+    assert [json.loads(words[words.index("-d") + 1]) for words in commands] == list(REQUESTS.values())
+    for words in commands:
+        [url] = [word for word in words if word.startswith("http:")]
+        name, value = words[words.index("-H") + 1].split(": ")
+        body = words[words.index("-d") + 1]
+        async with proxy_.session.post(proxy_.url + urlsplit(url).path, headers={name: value}, data=body) as response:
+            assert response.status == 200
 
 
 async def test_pages_are_as_described(start_proxy, demo, unused_port):

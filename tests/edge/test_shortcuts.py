@@ -82,6 +82,7 @@ async def exchanged(start_proxy, asked, script, shortcuts):
         line = (await proxy.log.line()) | {
             "timestamp": 0,
             "duration_ms": 0,
+            "sent_ms": 0,
             "ttft_ms": 0,
             "upstream_ms": 0,
             "replica": "",

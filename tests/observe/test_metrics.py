@@ -182,3 +182,38 @@ async def test_nobody_looks_after_the_end():
     await asyncio.sleep(0.4)
 
     assert seen == []
+
+
+async def test_a_gap_between_two_writes_counts_where_it_belongs():
+    counted = metrics()
+    for gap_s in (0.0, 0.001, 0.0301, 300.0):
+        counted.observe_gap(1000.0, 1000.0 + gap_s)
+    values = await told(counted)
+
+    assert values["inter_token_gap_seconds_count",] == 4
+    assert values["inter_token_gap_seconds_sum",] == pytest.approx(300.0311)
+    assert values["inter_token_gap_seconds_bucket", "0.002"] == 2
+    assert values["inter_token_gap_seconds_bucket", "0.05"] == 3
+    assert values["inter_token_gap_seconds_bucket", "120.0"] == 3
+
+
+async def test_the_time_in_the_proxy_is_without_the_queue_and_the_model_server():
+    counted = metrics()
+    counted.observe(record(duration_ms=100.0, queue_ms=30.0, upstream_ms=69.5))
+    counted.observe(record(duration_ms=5.0, upstream_ms=5.001))  # the two clocks are read one after the other
+    counted.observe(record(duration_ms=3.0, error="overloaded", error_type="server_error", status=503))
+    values = await told(counted)
+
+    assert values["proxy_overhead_seconds_count",] == 2
+    assert values["proxy_overhead_seconds_sum",] == pytest.approx(0.0005)
+
+
+async def test_the_oldest_request_is_that_of_all_workers():
+    counted = metrics(workers=3)
+    for worker, age_ms in enumerate((1500.0, 4000.0, 0.0)):
+        counted.use(worker)
+        counted.oldest(age_ms)
+
+    assert (await told(counted))["oldest_request_seconds",] == 4.0
+    counted.forget(1)
+    assert (await told(counted))["oldest_request_seconds",] == 1.5
