@@ -496,7 +496,7 @@ FAULTS: Final[dict[str, Fault]] = {
                 "edge/test_bad_input",
                 "a_bad_body_is_400_in_openais_shape_and_goes_nowhere",
                 "odd_json_is_either_translated_or_refused_and_never_a_500",
-                "broken_chunks_are_a_4xx_and_the_end_of_the_connection",
+                "broken_chunks_are_a_400_and_the_end_of_the_connection",
             ),
             *_in(
                 "edge/test_bad_http",
