@@ -145,9 +145,9 @@ class Call:
         """Return the answer, as far as it came, for a client that has left."""
         return self._writer.response
 
-    async def fail(self, error: ProxyError) -> web.StreamResponse:
+    async def fail(self, error: ProxyError, mask: Callable[[bytes], bytes]) -> web.StreamResponse:
         """
-        Send `error`: as an answer of its own, or as the last event of a stream that has begun.
+        Send `error`, as `mask` returns it: as an answer of its own, or as the last event of a stream that has begun.
 
         A stream that failed ends in an error event and `[DONE]`. It gets no finish_reason: a cut answer must not look
         like a whole one.
@@ -157,8 +157,8 @@ class Call:
         if isinstance(error, MalformedHttp):
             self._is_last = True
         if not self._has_begun:
-            return await self.send(error_body(error), status=error.status, headers=error.headers)
-        last = error_event(error) + DONE_EVENT
+            return await self.send(mask(error_body(error)), status=error.status, headers=error.headers)
+        last = mask(error_event(error)) + DONE_EVENT
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self.write(last)

@@ -62,4 +62,4 @@ async def _answered(edge: Edge, call: Call) -> web.StreamResponse:
         edge.logger.exception("unexpected_error", request_id=call.record.request_id)
         error = ProxyError(f"Internal error; the log of the proxy has it under {call.record.request_id}.")
     note_error(call.record, error)
-    return await call.fail(error)
+    return await call.fail(error, edge.lines.mask)
