@@ -15,7 +15,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
 import pytest
+from aiohttp import web
 
+from proxy.config import Issuer
+from tests.access.signing import AUDIENCE, OTHER_RSA, RSA, IssuerServer, claims_of, public, signed, token_of
 from tests.fakes import ScriptedUpstream, completion, text_stream, whole
 
 # --- the witnesses
@@ -351,6 +354,61 @@ async def test_no_proxy_of_the_environment_is_asked(start_proxy, journal, trap, 
             assert b"[DONE]" in await response.read()
 
         require_nowhere_else(journal, trap, proxy.port, port_of(upstream))
+
+
+# --- where the keys of a token are
+
+
+def _pointing_at(url: str, issuer: str) -> dict[str, str]:
+    """Tokens that say where their keys are, or are of an issuer that nobody has configured."""
+    claims = claims_of(issuer, scope="chat")
+    plain = {"alg": "RS256", "kid": OTHER_RSA.kid}
+    own_key = public(OTHER_RSA)["keys"][0]
+    return {
+        "jku": signed({**plain, "jku": f"{url}/jwks"}, claims, OTHER_RSA),
+        "x5u": signed({**plain, "x5u": f"{url}/cert.pem"}, claims, OTHER_RSA),
+        "jwk": signed({**plain, "jwk": own_key}, claims, OTHER_RSA),
+        "kid": signed({"alg": "RS256", "kid": f"{url}/jwks"}, claims, OTHER_RSA),
+        "iss": signed(plain, claims_of(url, scope="chat"), OTHER_RSA),
+        "iss beside a good one": signed(plain, claims_of(f"{issuer}@{url.removeprefix('http://')}"), OTHER_RSA),
+        "claims": signed(plain, {**claims, "jwks_uri": f"{url}/jwks", "azp": url}, OTHER_RSA),
+    }
+
+
+async def test_no_token_chooses_where_its_keys_are_fetched(start_proxy, journal, trap):
+    """Its issuer is asked, and nobody else: what a token says of itself is not believed."""
+    async with ScriptedUpstream([whole(completion())]) as upstream, IssuerServer(RSA) as issuer:
+        proxy = await start_proxy(upstream.url, issuers=(Issuer(url=issuer.url, audience=(AUDIENCE,)),))
+        for name, token in _pointing_at(trap.url, issuer.url).items():
+            proxy.session.headers["Authorization"] = f"Bearer {token}"
+            async with proxy.chat() as response:
+                assert response.status == 401, name
+        proxy.session.headers["Authorization"] = f"Bearer {token_of(issuer.url)}"
+        async with proxy.chat() as response:
+            assert response.status == 200
+
+        assert len(upstream.requests) == 1
+        assert set(issuer.asked) == {"/.well-known/openid-configuration", "/jwks"}
+        require_nowhere_else(journal, trap, proxy.port, port_of(upstream), issuer.port)
+
+
+@pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/jwks"])
+async def test_no_redirect_of_an_issuer_is_followed(start_proxy, journal, trap, path):
+    async def moved(_request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": f"{trap.url}{path}"})
+
+    async with ScriptedUpstream([whole(completion())]) as upstream, IssuerServer(RSA) as issuer:
+        issuer.answers[path] = moved
+        proxy = await start_proxy(upstream.url, issuers=(Issuer(url=issuer.url, audience=(AUDIENCE,)),))
+        proxy.session.headers["Authorization"] = f"Bearer {token_of(issuer.url)}"
+        async with proxy.chat() as response:
+            assert response.status == 503
+
+        assert upstream.requests == []
+        assert issuer.asked[path] > 0
+        assert trap.connections == 0
+        assert journal.others == set()
+        assert journal.ports - {proxy.port, port_of(upstream)} == {issuer.port}
 
 
 async def test_the_witnesses_see_what_they_should(start_proxy, journal, trap):
