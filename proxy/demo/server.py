@@ -129,7 +129,7 @@ def _decoded(raw: bytes) -> Any:
         return json.loads(raw)
     except json.JSONDecodeError as error:
         raise field_refused("json_invalid", str(error.pos), "JSON decode error", {}) from None
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not UTF-8, a number of more than 4,300 digits, too deep
         raise web.HTTPBadRequest(reason="There was an error parsing the body") from None
 
 

@@ -126,8 +126,10 @@ class DirectWriter:
 
 
 def make_writer(request: web.BaseRequest, *, is_direct: bool) -> PlainWriter | DirectWriter:
-    """Return the writer of a request's answer; HTTP/1.0 and HEAD are left to aiohttp."""
-    if is_direct and request.version == (1, 1) and request.method != "HEAD":
+    """Return the writer of a request's answer; HTTP/1.0 and HEAD are left to aiohttp, which echoes any version."""
+    if request.version not in ((1, 0), (1, 1)) or (
+        is_direct and request.version == (1, 1) and request.method != "HEAD"
+    ):
         return DirectWriter(cast("Flow", request.protocol), keeps=request.keep_alive)
     return PlainWriter(request)
 

@@ -10,9 +10,10 @@ from multidict import istr
 
 from proxy.access.principal import ANYONE
 from proxy.edge.answer import DirectWriter, Flow, make_writer
+from proxy.edge.doubt import is_last
 from proxy.edge.in_flight import InFlight
 from proxy.edge.record import Record, Stopwatch, clipped
-from proxy.errors import ProxyError, error_body, error_event
+from proxy.errors import MalformedHttp, ProxyError, error_body, error_event
 from proxy.wire import headers as wire
 from proxy.wire.sse import DONE_EVENT
 
@@ -43,6 +44,7 @@ class Call:
         "_has_begun",
         "_has_ended",
         "_in_flight",
+        "_is_last",
         "_loop",
         "_writer",
         "last_write_at",
@@ -69,6 +71,7 @@ class Call:
         self.more_headers: dict[str, str] = {}
         self._writer = make_writer(request, is_direct=is_direct)
         self._loop = asyncio.get_running_loop()
+        self._is_last = is_last(request)
         self._has_begun = False
         self._has_ended = False
         #: loop time of the last write to a streamed answer
@@ -93,7 +96,7 @@ class Call:
         self._has_begun = True
         self.record.status = status
         # A body that nobody read is still on its way: only a new connection starts clean.
-        closes = self._in_flight.is_draining or not self.request.content.is_eof()
+        closes = self._closes or not self.request.content.is_eof()
         self.record.ttft_ms = self.stopwatch.ms()
         await self._writer.send(status, self._headers(content_type, headers), body, closes=closes)
         self.record.bytes_out = len(body)
@@ -127,9 +130,14 @@ class Call:
         """Send a piece of a streamed answer, its head first; wait while the client is slow to read."""
         if not self._has_begun:
             self._note_begin()
-            await self._writer.begin(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._in_flight.is_draining)
+            await self._writer.begin(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closes)
         self._note_write(data)
         await self._writer.write(data)
+
+    @property
+    def _closes(self) -> bool:
+        """Whether the connection ends with this answer, whatever the client wants."""
+        return self._is_last or self._in_flight.is_draining
 
     @property
     def can_put(self) -> bool:
@@ -141,7 +149,7 @@ class Call:
         writer = cast("DirectWriter", self._writer)
         if not self._has_begun:
             self._note_begin()
-            writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._in_flight.is_draining)
+            writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closes)
         self._note_write(data)
         return writer.put(data)
 
@@ -171,18 +179,20 @@ class Call:
         """Return the answer, as far as it came, for a client that has left."""
         return self._writer.response
 
-    async def fail(self, error: ProxyError) -> web.StreamResponse:
+    async def fail(self, error: ProxyError, mask: Callable[[bytes], bytes]) -> web.StreamResponse:
         """
-        Send `error`: as an answer of its own, or as the last event of a stream that has begun.
+        Send `error`, as `mask` returns it: as an answer of its own, or as the last event of a stream that has begun.
 
         A stream that failed ends in an error event and `[DONE]`. It gets no finish_reason: a cut answer must not look
         like a whole one.
         """
         if self._has_ended:  # what failed came after the answer: nothing may follow it
             return self._writer.response
+        if isinstance(error, MalformedHttp):
+            self._is_last = True
         if not self._has_begun:
-            return await self.send(error_body(error), status=error.status, headers=error.headers)
-        last = error_event(error) + DONE_EVENT
+            return await self.send(mask(error_body(error)), status=error.status, headers=error.headers)
+        last = mask(error_event(error)) + DONE_EVENT
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self.write(last)

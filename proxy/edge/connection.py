@@ -36,6 +36,9 @@ from proxy.wire import headers as wire
 _READ_AHEAD_BYTES: Final = 16 * 1024
 #: Arbitrary: how long a client may take to read why its connection ends, before it is closed.
 _LAST_WORDS_S: Final = 1.0
+#: Arbitrary: eight lines of the longest kind. aiohttp bounds lines and their number, together a megabyte. One that
+#: comes whole in one read (256,000 bytes) is taken.
+_LONGEST_HEAD: Final = 64 * 1024
 
 
 class _Head(Enum):
@@ -70,7 +73,8 @@ class Connection(web.RequestHandler):
     `web.RequestHandler` is exported and its methods here have public names; they are not in aiohttp's documents, so
     tests/edge/test_bad_http.py holds them to what is used here. tests/edge/test_client_heads.py does so for what has
     no public name: `_request_count` and `_messages` tell of whole heads, `_waiter` of a connection that runs nothing,
-    `_next_keepalive_close_time` of when it is closed for that.
+    `_next_keepalive_close_time` of when it is closed for that; tests/security/test_smuggling.py for
+    `_request_in_progress`, which tells whether a request is still being answered.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class Connection(web.RequestHandler):
         self._heads = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         self._is_overdue = False
+        #: how much has come of a head that is not whole
+        self._part_bytes = 0
         self.due_at = 0.0
 
     # --- for edge/answer.py: what `DirectWriter` needs
@@ -142,9 +148,12 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """See whether it was a part of a head, and whether that is whole now."""
-        is_body = not self._body.is_eof()
+        body = self._body
+        is_body = not body.is_eof()
         super().data_received(data)
         if self._request_count != self._heads:
+            if is_body and not body.is_eof():
+                self._break(body)
             self._heads = self._request_count
             if self._messages:
                 self._body = self._messages[-1][1]
@@ -154,16 +163,27 @@ class Connection(web.RequestHandler):
         # A part behind the end of a body is not seen here, but the next one is, and aiohttp closes idle connections.
         # Empty lines before a request are none of it (RFC 9112, 2.2).
         elif not is_body and data.strip(b"\r\n"):
-            self._note_part()
+            self._note_part(len(data))
 
-    def _note_part(self) -> None:
+    def _break(self, body: StreamReader) -> None:
+        """The body's framing is broken. aiohttp's parser in C queues a refusal, and leaves who reads it waiting."""
+        if self._request_in_progress:  # else it is answered, and aiohttp reads the rest to drop it
+            body.set_exception(web.RequestPayloadError())
+        body.feed_eof()
+
+    def _note_part(self, size: int) -> None:
         if self._head is _WHOLE:
             self._watch()
-        if self._head is not _REFUSED:
-            self._head = _PART
+        if self._head is _REFUSED:
+            return
+        self._head = _PART
+        self._part_bytes += size
+        if self._part_bytes > _LONGEST_HEAD:
+            self._refuse_head(HeadersTooLarge(f"The headers are over the limit of {_LONGEST_HEAD} bytes."))
 
     def _watch(self) -> None:
         self._is_overdue = False
+        self._part_bytes = 0
         self.due_at = self._loop.time() + self._header_timeout_s
         # not before: else a short client_idle_s would cut a head without a word
         self._next_keepalive_close_time = max(self._next_keepalive_close_time, self.due_at + _LAST_WORDS_S)
@@ -182,17 +202,15 @@ class Connection(web.RequestHandler):
         elif not self._is_overdue:  # a process that stood still looks at its sockets first
             self._is_overdue = True
         elif self._head is _PART:
-            self._refuse_head(now)
+            limit = f"{self._header_timeout_s:g} s"
+            self._refuse_head(RequestTimeout(f"header_timeout_s: the request's headers did not arrive within {limit}."))
         else:
             self._sweep.discard(self)
             self.force_close()
 
-    def _refuse_head(self, now: float) -> None:
+    def _refuse_head(self, error: ProxyError) -> None:
         self._head = _REFUSED
-        self.due_at = now + _LAST_WORDS_S
-        error = RequestTimeout(
-            f"header_timeout_s: the request's headers did not arrive within {self._header_timeout_s:g} s."
-        )
+        self.due_at = self._loop.time() + _LAST_WORDS_S
         headers, body = self._noted(error), error_body(error)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         status = HTTPStatus(error.status)

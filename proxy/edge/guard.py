@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.edge.call import Call
 from proxy.edge.connection import from_http_exception
+from proxy.edge.doubt import refuse_doubtful
 from proxy.edge.edge import Edge
 from proxy.edge.record import note_client_left, note_error, write
 from proxy.edge.routes import dispatch
@@ -45,6 +46,7 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
 
 async def _answered(edge: Edge, call: Call) -> web.StreamResponse:
     try:
+        refuse_doubtful(call.request)
         return await dispatch(edge, call)
     except ProxyError as exc:
         error = exc
@@ -63,4 +65,4 @@ async def _answered(edge: Edge, call: Call) -> web.StreamResponse:
         edge.logger.exception("unexpected_error", request_id=call.record.request_id)
         error = ProxyError(f"Internal error; the log of the proxy has it under {call.record.request_id}.")
     note_error(call.record, error)
-    return await call.fail(error)
+    return await call.fail(error, edge.lines.mask)

@@ -126,7 +126,7 @@ class Stream:
         if not self._call.has_begun:
             raise error
         note_error(self._call.record, error)
-        await self._call.write(rest)
+        await self._call.write(self._edge.lines.mask(rest))
         return await self._call.end()
 
     # --- one model server

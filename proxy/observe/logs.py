@@ -94,6 +94,10 @@ class Lines:
         """Mask these too from now on, in the logger's own lines as well."""
         cast("_Renderer", self._render).hide(secrets)
 
+    def mask(self, text: bytes) -> bytes:
+        """Return other JSON text with the same secrets masked: a model server may repeat its key in an error."""
+        return cast("_Renderer", self._render).mask(text)
+
     def write(self, level: Literal["info", "warning"], event: str, fields: EventDict) -> None:
         """Write a line if its level is one that is logged. `fields` is given away."""
         if _LEVELS[level] < self._lowest:
@@ -198,6 +202,10 @@ class _Renderer:
             line = orjson.dumps(fields, default=_type_name)
         except TypeError:  # a lone surrogate from undecodable header bytes, or an integer over 64 bits
             line = orjson.dumps({name: _tame(value) for name, value in fields.items()})
+        return self.mask(line)
+
+    def mask(self, line: bytes) -> bytes:
+        """Return JSON text without the secrets."""
         for secret in self._secrets:
             line = line.replace(secret, MASK.encode())
         return line

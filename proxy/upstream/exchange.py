@@ -268,7 +268,7 @@ class Exchange(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the latter is none of the former
             self._keeps = False
             self._break(self._broken_off())
         if self._state is _HEAD and self._head_bytes > _LONGEST_HEAD:

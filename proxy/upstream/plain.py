@@ -151,7 +151,12 @@ class _Telling(aiohttp.BaseConnector):
     ) -> aiohttp.connector.Connection:
         connect = partial(super().connect, req, traces, timeout)
         connection = await twice_if_stalled(connect, timeout.sock_connect or 0.0)
-        protocol = connection.protocol
+        # aiohttp 3.14 gives the next request what came while nobody asked: the answer to another.
+        while (protocol := connection.protocol) is not None and protocol.should_close:
+            connection.close()
+            if protocol not in self._known:
+                raise aiohttp.ClientConnectionError("The server sent bytes before it was asked.")
+            connection = await twice_if_stalled(connect, timeout.sock_connect or 0.0)
         if protocol is not None:
             _reused.set(protocol in self._known)
             if protocol not in self._known and protocol.closed is not None:

@@ -130,10 +130,10 @@ async def test_a_body_that_does_not_arrive_is_408_and_names_the_timer(start_prox
     assert (await proxy.log.line())["error"] == "request_timeout"
 
 
-@pytest.mark.parametrize(("together", "status"), [(True, 400), (False, 408)], ids=["in one piece", "after the headers"])
-async def test_broken_chunks_are_a_4xx_and_the_end_of_the_connection(start_proxy, unused_port, together, status):
-    """Once the handler reads, aiohttp drops what follows broken framing without a word: the read timer ends it."""
-    proxy = await start_proxy(f"http://127.0.0.1:{unused_port}", read_timeout_s=0.05)
+@pytest.mark.parametrize("together", [True, False], ids=["in one piece", "after the headers"])
+async def test_broken_chunks_are_a_400_and_the_end_of_the_connection(start_proxy, unused_port, together):
+    """Once the handler reads, aiohttp drops what follows broken framing without a word, and leaves it waiting."""
+    proxy = await start_proxy(f"http://127.0.0.1:{unused_port}")
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     broken = b"zz\r\n{}\r\n"
     reader, writer = await proxy.raw(head + broken if together else head)
@@ -145,5 +145,5 @@ async def test_broken_chunks_are_a_4xx_and_the_end_of_the_connection(start_proxy
     writer.close()
 
     first_line, _, rest = answer.partition(b"\r\n")
-    assert first_line.split(b" ")[1] == b"%d" % status
+    assert first_line.split(b" ")[1] == b"400"
     assert json.loads(rest.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"

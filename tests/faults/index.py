@@ -221,6 +221,7 @@ FAULTS: Final[dict[str, Fault]] = {
             *_in("upstream/test_exchange", "clients_that_leave_do_not_use_up_the_pool"),
             *_in("process/test_workers", "a_killed_worker_is_replaced_and_the_other_workers_streams_go_on"),
             *_in("observe/test_replicas", "of_a_dead_worker_nothing_runs_and_what_it_counted_stays"),
+            *_in("store/test_shared", "the_leases_of_a_killed_process_end"),
         ),
     ),
     "F17": Fault(
@@ -408,6 +409,13 @@ FAULTS: Final[dict[str, Fault]] = {
         (
             *_in("faults/test_f31_f37_secrets", "no_secret_and_no_content_is_logged"),
             *_in(
+                "security/test_canaries",
+                "nothing_secret_is_in_any_output",
+                "no_answer_holds_a_key_or_a_credential",
+                "the_walk_went_everywhere",
+                "every_error_was_raised_on_the_way",
+            ),
+            *_in(
                 "observe/test_logs",
                 "the_key_is_in_no_line_at_any_level",
                 "the_text_of_an_exception_that_may_quote_content_is_withheld",
@@ -417,10 +425,18 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "F32": Fault(
         "No field, header or target of a request chooses where it goes, and no redirect is followed.",
-        _in(
-            "faults/test_f32_where_it_goes",
-            "nothing_in_a_request_chooses_where_it_goes",
-            "no_redirect_of_a_model_server_is_followed",
+        (
+            *_in(
+                "faults/test_f32_where_it_goes",
+                "nothing_in_a_request_chooses_where_it_goes",
+                "no_redirect_of_a_model_server_is_followed",
+            ),
+            *_in(
+                "security/test_where_it_goes",
+                "no_header_chooses_where_a_request_goes",
+                "no_field_chooses_where_a_request_goes",
+                "nothing_that_a_request_points_at_is_fetched",
+            ),
         ),
         "Attempts are not counted: such a field means nothing here, and is none.",
     ),
@@ -496,7 +512,7 @@ FAULTS: Final[dict[str, Fault]] = {
                 "edge/test_bad_input",
                 "a_bad_body_is_400_in_openais_shape_and_goes_nowhere",
                 "odd_json_is_either_translated_or_refused_and_never_a_500",
-                "broken_chunks_are_a_4xx_and_the_end_of_the_connection",
+                "broken_chunks_are_a_400_and_the_end_of_the_connection",
             ),
             *_in(
                 "edge/test_bad_http",
