@@ -85,6 +85,7 @@ SAMPLES = {
     "watch_config_s": ("0", "0", 0.0),
     "longest_timeout_s": ("60", "60", 60.0),
     "header_timeout_s": ("3", "3", 3.0),
+    "write_timeout_s": ("20", "20", 20.0),
     "client_idle_s": ("60", "60", 60.0),
     "balance": ("prefix", '"prefix"', "prefix"),
     "session_header": ("x-conversation", '"x-conversation"', "x-conversation"),

@@ -219,6 +219,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Wait, About("The longest a client may take to send the headers of a request.", "HEADER_TIMEOUT")
     ] = 10
     read_timeout_s: Annotated[Wait, About("The longest a client may take to send its body.", "READ_TIMEOUT")] = 30
+    write_timeout_s: Annotated[
+        Wait,
+        About("A client that reads less than 16 KiB of what waits for it in so long is left.", "WRITE_TIMEOUT"),
+    ] = 60
     client_idle_s: Annotated[Wait, About("How long a client's connection is kept between requests.", "CLIENT_IDLE")] = (
         75
     )

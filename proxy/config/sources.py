@@ -210,6 +210,7 @@ _CHECKS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
     {
         "vllm_base": base_urls,
         "vllm_api_key": header_token,
+        "api_keys": header_tokens,
         "batch_keys": header_tokens,
         "session_header": header_name,
         "profile": _known_profile,

@@ -25,6 +25,7 @@ from aiohttp import EMPTY_PAYLOAD, StreamReader, http_exceptions, web
 
 from proxy.edge.call import JSON
 from proxy.edge.record import Record, note_error, write
+from proxy.edge.stall import Stall
 from proxy.errors import ClientError, HeadersTooLarge, MalformedHttp, ProxyError, RequestTimeout, error_body
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
@@ -85,6 +86,7 @@ class Connection(web.RequestHandler):
         metrics: Metrics,
         sweep: Sweep,
         header_timeout_s: float,
+        write_timeout_s: float,
         **options: Any,
     ) -> None:
         super().__init__(manager, read_bufsize=_READ_AHEAD_BYTES, **options)
@@ -92,6 +94,7 @@ class Connection(web.RequestHandler):
         self._metrics = metrics
         self._sweep = sweep
         self._header_timeout_s = header_timeout_s
+        self._stall = Stall(sweep, write_timeout_s)
         self._on_drained: list[Callable[[], None]] = []
         self._head = _NOTHING
         #: how many heads have come, and the body of the last
@@ -123,15 +126,23 @@ class Connection(web.RequestHandler):
         """Have `callback` called once, when the client has read most of what was put, or has left."""
         self._on_drained.append(callback)
 
+    def pause_writing(self) -> None:
+        """The client is slower than what is sent to it."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._stall.begin(self.transport)
+
     def resume_writing(self) -> None:
         """The client has read: tell who waits for it."""
         super().resume_writing()
+        self._stall.end()
         self._tell()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has left: nobody need wait."""
         super().connection_lost(exc)
         self._sweep.discard(self)
+        self._stall.end()
         self._tell()
 
     def _tell(self) -> None:

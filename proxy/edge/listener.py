@@ -112,6 +112,7 @@ async def listening(
             metrics=edge.metrics,
             sweep=edge.sweep,
             header_timeout_s=edge.config.header_timeout_s,
+            write_timeout_s=edge.config.write_timeout_s,
             loop=loop,
             keepalive_timeout=edge.config.client_idle_s,
             access_log=None,

@@ -12,6 +12,8 @@ from proxy.wire.chat import encode, is_json_object
 
 _SPECIAL = re.compile(r'["{}\[\]]')
 _CLOSER = {"{": "}", "[": "]"}
+#: No decoder here goes deeper than about 1,000 levels: what is open deeper cannot be mended.
+_DEEPEST = 1000
 
 #: What may be missing between a cut value and its closing brackets: a value, a member's second half,
 #: the rest of a literal or of a number.
@@ -109,6 +111,8 @@ def _scan(text: str) -> tuple[int | None, str]:
                 return None, _closing_quote(text) + "".join(reversed(closers))
             at = end
         elif char in _CLOSER:
+            if len(closers) == _DEEPEST:
+                return None, ""
             closers.append(_CLOSER[char])
         else:
             closers.pop()

@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Raw
 
 from proxy.upstream.choice import Ask, digest
+from proxy.wire.body import MOST_VALUES, has_too_many_values
 
 #: Arbitrary; reading so many takes up to 4 ms, in which nothing else is served. Longer conversations have no hashes.
 _MOST_MESSAGES: Final = 4_000
@@ -55,7 +56,7 @@ _message_decoder: Final = msgspec.json.Decoder(_Message)
 def aim_of(body: bytes, session: str | None) -> Aim:
     """Read a chat request's body; `session` is the session header's value, instead of which `user` counts."""
     try:
-        read = _body_decoder.decode(body)
+        read = _Body() if has_too_many_values(body, MOST_VALUES) else _body_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         read = _Body()
     chain, root = _hashes(read)

@@ -6,15 +6,21 @@ not decoded at all: an event or a message that needs no change goes on as the by
 and one that does need a change is edited in a plain dict (`decode_object`).
 """
 
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from proxy.errors import UpstreamProtocolError
+from proxy.wire.body import has_too_many_values
 
 T = TypeVar("T")
 
 CHUNK_OBJECT: Final = "chat.completion.chunk"
+
+#: Arbitrary: the most choices of an answer and calls of a message. Each costs 30 µs; OpenAI takes `n` up to 128.
+_Few: Final = msgspec.Meta(max_length=4096)
+#: Arbitrary, and eight times what a request may have: 8,000 tokens with 20 alternatives each are 1,200,000.
+MOST_VALUES: Final = 2_000_000
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -55,7 +61,7 @@ class Message(msgspec.Struct, omit_defaults=True):
     content: str | list[Any] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Annotated[list[Call], _Few] | None = None
     function_call: Any = None
     refusal: Any = None
     audio: Any = None
@@ -80,7 +86,7 @@ class Chunk(msgspec.Struct):
     object: str | None = None
     created: int | float | None = None
     model: str | None = None
-    choices: list[ChunkChoice] | None = None
+    choices: Annotated[list[ChunkChoice], _Few] | None = None
     usage: dict[str, Any] | None = None
     error: Any = None
     detail: Any = None
@@ -99,7 +105,7 @@ class Completion(msgspec.Struct):
 
     id: str | None = None
     created: int | float | None = None
-    choices: list[Choice] | None = None
+    choices: Annotated[list[Choice], _Few] | None = None
     usage: dict[str, Any] | None = None
 
 
@@ -174,6 +180,10 @@ def decode_usage(usage: dict[str, Any]) -> Usage:
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    if has_too_many_values(body, MOST_VALUES):
+        raise UpstreamProtocolError(
+            f"The model server sent {what} with more than {MOST_VALUES} values.", code="malformed_upstream_answer"
+        )
     try:
         if not body.isascii():
             body.decode()  # msgspec does not look at the bytes of a field that nothing reads

@@ -119,9 +119,8 @@ def error_of(answer: bytes) -> dict[str, Any]:
 
 # --- bodies that are large, deep or many
 
-#: Twenty times the largest body, which is 32 MiB, on top of what the idle worker has. A million keys of a tool's schema
-#: take the most: 520 MiB (2026-11-26).
-MOST_MIB = 640
+#: Sixteen times the largest body, which is 32 MiB, on top of what the idle worker has.
+MOST_MIB = 512
 
 _USER = b'{"role":"user","content":"x"}'
 
