@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 
 class Do(Enum):
@@ -59,6 +59,14 @@ class Request:
         return json.loads(self.body)
 
 
+class Soon(asyncio.Event):
+    """What a test waits for; if it does not come, the test fails and does not hang."""
+
+    async def wait(self) -> Literal[True]:
+        async with asyncio.timeout(20):
+            return await super().wait()
+
+
 class ScriptedUpstream:
     """A server on 127.0.0.1 that records what it gets and answers by script."""
 
@@ -74,7 +82,7 @@ class ScriptedUpstream:
         #: set when a request has arrived
         self.asked = asyncio.Event()
         #: set when a peer has closed a connection, or reset it
-        self.left = asyncio.Event()
+        self.left = Soon()
 
     @property
     def url(self) -> str:
