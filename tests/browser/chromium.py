@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -147,7 +147,10 @@ async def start() -> AsyncIterator["Browser"]:
     if path is None:
         raise NoChromium(f"None of {', '.join(NAMES)} is on the PATH.")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile() as said,  # and no pipe: its children hold that open when it has ended
+    ):
         process = await asyncio.create_subprocess_exec(
             path,
             *ARGUMENTS,
@@ -156,33 +159,35 @@ async def start() -> AsyncIterator["Browser"]:
             "about:blank",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=said,
             start_new_session=True,
         )
         try:
             async with asyncio.timeout(WAIT_S):
-                url = await _debugging_url(process.stderr)
+                url = await _debugging_url(process, said)
             async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
                 browser = Browser(socket)
-                tasks = [asyncio.ensure_future(browser.listen()), asyncio.ensure_future(process.stderr.read())]
+                listening = asyncio.ensure_future(browser.listen())
                 try:
                     yield browser
                 finally:
-                    for task in tasks:
-                        task.cancel()
-                    await asyncio.wait(tasks)
+                    listening.cancel()
+                    await asyncio.wait({listening})
         finally:
             process.kill()
             await process.wait()
 
 
-async def _debugging_url(lines: asyncio.StreamReader) -> str:
-    said = []
-    while line := (await lines.readline()).decode(errors="replace"):
-        said.append(line)
-        if found := re.match(r"DevTools listening on (ws://\S+)", line):
+async def _debugging_url(process: asyncio.subprocess.Process, said: IO[bytes]) -> str:
+    while True:
+        has_ended = process.returncode is not None
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+        if found := re.search(r"^DevTools listening on (ws://\S+)\n", text, re.MULTILINE):
             return found[1]
-    raise NoChromium(f"It ended at once: {''.join(said)[-400:]}")
+        if has_ended:
+            raise NoChromium(f"It ended at once: {text[-400:]}")
+        await asyncio.sleep(0.05)
 
 
 class Browser:
