@@ -53,8 +53,6 @@ def record_table(record):
     return "\n".join(head)
 
 
-
-
 def text_of(value):
     """A value as one would write it behind `--option NAME=`."""
     if isinstance(value, bool) or value is None:
