@@ -21,9 +21,7 @@ def installed():
     try:
         chromium.find_or_install()
     except chromium.NoChromium as exc:
-        pytest.fail(
-            f"{exc} Without one: make test ARGS=\"-m 'not live and not clients and not browser'\"", pytrace=False
-        )
+        pytest.fail(str(exc), pytrace=False)
 
 
 @pytest.fixture
