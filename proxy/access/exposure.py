@@ -1,10 +1,9 @@
 """Whether a proxy that asks nobody for a key can be reached from elsewhere."""
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 
 from proxy.access.checks import is_required
-from proxy.config import Config, ConfigError
+from proxy.config import Config, ConfigError, is_loopback
 
 
 def check_exposure(config: Config, hosts: Iterable[str]) -> None:
@@ -22,13 +21,3 @@ def check_exposure(config: Config, hosts: Iterable[str]) -> None:
                 f"host: {host or 'every address'} can be reached from elsewhere, and nobody is asked for a key."
                 " Set keys_file, api_keys_file, issuers or tls_client_ca_file, or say auth = open (PROXY_AUTH=open)."
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is one of this machine alone; a name is not, except localhost."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:  # a name, which may stand for any address
-        return False

@@ -9,14 +9,13 @@ No redirect is followed, no proxy of the environment is asked, and nothing is de
 import asyncio
 import re
 import ssl
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
-from proxy.config import ConfigError, Issuer
+from proxy.config import ConfigError, Issuer, is_loopback
 
 #: For all of it: so long a request may wait. Arbitrary; panva/jose waits as long (`timeoutDuration`).
 DEADLINE_S: Final = 5.0
@@ -47,18 +46,11 @@ def checked_url(url: str) -> str:
         is_url = bool(parts.hostname) and parts.port != 0 and re.fullmatch(r"[!-~]+", url) is not None
     except ValueError:  # its text quotes a part of the URL
         is_url = False
-    if not is_url or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))):
+    if not is_url or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))):
         raise ValueError("expected https://HOST[:PORT][/PATH], or http:// on loopback")
     if "@" in parts.netloc or "#" in url:
         raise ValueError("the URL must not hold a user name, a password or a fragment")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def metadata_urls(issuer: str) -> tuple[str, ...]:

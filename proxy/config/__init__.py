@@ -1,6 +1,6 @@
 """The settings: settings.py lists them, sources.py reads them, checks.py looks at them together."""
 
-from proxy.config.checks import checked_backends, host_and_port
+from proxy.config.checks import checked_backends, host_and_port, is_loopback
 from proxy.config.records import Backend, Grant, Issuer, ModelSettings, Rates, Tier
 from proxy.config.settings import (
     MASK,
@@ -30,6 +30,7 @@ __all__ = [
     "add_flags",
     "checked_backends",
     "host_and_port",
+    "is_loopback",
     "load_config",
     "masked",
     "rows_of",

@@ -1,5 +1,6 @@
 """What only the settings together can get wrong, and the list of model servers that they make."""
 
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -61,6 +62,16 @@ def host_and_port(url: str) -> str:
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{parts.port or _PORTS[parts.scheme]}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is one of this machine alone; a name is not, except localhost."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:  # a name, which may stand for any address
+        return False
 
 
 def answers_itself(config: Config) -> bool:

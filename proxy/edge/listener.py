@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from proxy.access.exposure import is_loopback
+from proxy.config import is_loopback
 from proxy.edge.call import Call
 from proxy.edge.connection import Connection
 from proxy.edge.edge import Edge

@@ -20,7 +20,7 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.access.exposure import is_loopback
+from proxy.config import is_loopback
 from proxy.edge.authentication import let_in
 from proxy.edge.call import EVENT_STREAM, STREAM_HEADERS, Call
 from proxy.edge.edge import Edge
