@@ -117,12 +117,11 @@ class Settings:
         logger: FilteringBoundLogger,
         metrics: Metrics,
         hosts: Sequence[str] = (),
+        context: ssl.SSLContext | None = None,
     ) -> None:
         """
-        `config` is what `source` gave at the start; `hosts` are the addresses that are listened on.
-
-        Raises:
-            ConfigError: the listener's certificates cannot be used.
+        `config` is what `source` gave at the start, and `context` what `check()` gave for it; `hosts` are the addresses
+        that are listened on.
         """
         self._source = source
         self._in_effect = source.stamps
@@ -131,7 +130,7 @@ class Settings:
         self._hosts = hosts
         self.config = config
         #: by which the listener speaks TLS, made of files that could be used; None is that it does not
-        self.context = server_context(config)
+        self.context = context
 
     @property
     def look_every_s(self) -> float | None:

@@ -35,7 +35,7 @@ def serve(load: Load) -> int:
     config = source.read()
     logger = configure_logs(config)
     workers = config.workers or available_cores()
-    check(config)
+    context = check(config)
     metrics = new_metrics(workers)
     table = Table(workers)
     open_files = raise_open_files()
@@ -44,7 +44,7 @@ def serve(load: Load) -> int:
     except OSError as exc:
         return cannot_listen(config, exc)
     check_exposure(config, address.hosts)
-    settings = Settings(source, config, logger, metrics, address.hosts)
+    settings = Settings(source, config, logger, metrics, address.hosts, context)
     announcements = Announcements(config, logger, host=address.host, workers=workers, open_files=open_files)
     if workers == 1:
         return uvloop.run(serve_alone(settings, logger, metrics, table, address, announcements))

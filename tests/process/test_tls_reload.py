@@ -15,7 +15,7 @@ import trustme
 
 from proxy.cli import main
 from proxy.config import Backend, load_config
-from proxy.process.reload import Settings, Source
+from proxy.process.reload import Settings, Source, check
 from proxy.process.serve import new_metrics
 from tests.edge.test_serve import run_proxy
 from tests.fakes import DONE, STREAM_END, STREAM_HEAD, ScriptedUpstream, completion, event, text_chunk, whole
@@ -238,7 +238,8 @@ async def test_other_clients_are_let_in_when_their_authority_is_replaced(certifi
 
 def settings_of(path: Path) -> tuple[Settings, Log]:
     log, source = Log(), Source(lambda read_file: load_config(["--config", str(path)], {}, read_file))
-    return Settings(source, source.read(), log, new_metrics()), log
+    config = source.read()
+    return Settings(source, config, log, new_metrics(), context=check(config)), log
 
 
 @pytest.mark.parametrize("is_on", [True, False])
