@@ -2,6 +2,7 @@
 
 from proxy.config.checks import checked_backends, host_and_port, is_loopback
 from proxy.config.records import Backend, Grant, Issuer, ModelSettings, Rates, Tier
+from proxy.config.rows import rows_of
 from proxy.config.settings import (
     MASK,
     OPTIONS,
@@ -9,7 +10,6 @@ from proxy.config.settings import (
     Config,
     ConfigError,
     masked,
-    rows_of,
     secrets_of,
 )
 from proxy.config.sources import Reader, add_flags, load_config

@@ -18,7 +18,8 @@ import msgspec
 
 from proxy.config.checks import answers_itself, checked_backends
 from proxy.config.records import Backend
-from proxy.config.settings import OPTIONS, SETTINGS, Config, ConfigError, Row
+from proxy.config.rows import Row
+from proxy.config.settings import OPTIONS, SETTINGS, Config, ConfigError
 from proxy.translate.profile import PROFILE_CHOICES
 from proxy.values import base_urls, from_file, from_text, header_name, header_token, header_tokens, plain
 

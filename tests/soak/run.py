@@ -8,6 +8,7 @@ What was found wrong is in `Report.problems`.
 """
 
 import asyncio
+import contextlib
 import datetime
 import os
 import platform
@@ -35,6 +36,9 @@ MOST_MB: Final = 1.0
 _SAMPLE_S: Final = 2.0
 _LOOK_S: Final = 0.5
 _SETTLE_S: Final = 20.0
+#: How often, and for how long, the proxy is asked for the number of its tasks.
+_ASKED_AT_MOST: Final = 5
+_ANSWER_S: Final = 5.0
 _LEAVING: Final = 0.1
 _BUCKET: Final = "event_loop_lag_seconds_bucket"
 _LAG: Final = ("event_loop_lag_seconds_sum", "event_loop_lag_seconds_count")
@@ -207,12 +211,18 @@ class _Soak:
         return Sample(requests, memory(pid).resident, files, await self._count_tasks(), in_flight)
 
     async def _count_tasks(self) -> int:
+        """Ask until it is told: a signal that comes while the proxy handles another exception may be lost."""
         self._tasks.unlink(missing_ok=True)
-        os.kill(self._proxy.pid, signal.SIGUSR2)
-        async with asyncio.timeout(10):
-            while not self._tasks.exists():  # noqa: ASYNC110 - another process writes it
-                await asyncio.sleep(0.01)
-        return int(self._tasks.read_text())
+        for _ in range(_ASKED_AT_MOST):
+            os.kill(self._proxy.pid, signal.SIGUSR2)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ANSWER_S):
+                    while not self._tasks.exists():  # noqa: ASYNC110 - another process writes it
+                        await asyncio.sleep(0.01)
+                    return int(self._tasks.read_text())
+        running = "runs" if self._proxy.is_running else "has ended"
+        last = self._proxy.server.log.read_text(errors="replace")[-2_000:]
+        raise RuntimeError(f"the proxy {running} and does not tell its tasks; its log ends in:\n{last}")
 
     async def _settled(self, baseline: Sample | None) -> Sample:
         """Return what is held when nothing runs: the least of some seconds, or what is no more than `baseline`."""
