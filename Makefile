@@ -65,13 +65,14 @@ chaos: $(VENV)/.run-stamp ## Kill, stop and restart replicas and workers under l
 soak: $(VENV)/.run-stamp ## Send 100,000 requests beside 500 open streams; fail when memory, files, tasks or counters grow
 	$(BIN)/python -m tests.soak --seed $(SEED) $(ARGS)
 
-# `make test-clients ONLY="opencode aider"`: no other client is installed, no other test is run.
+# `make test-clients ONLY="opencode aider"`: no other client is installed, no other test is run. A client's tests have
+# its name as their last parameter, or as that of their module.
 ONLY := $(PY_CLIENTS) $(JS_CLIENTS)
 EMPTY :=
-WITH_OR := $(subst $(EMPTY) $(EMPTY), or ,$(strip $(ONLY)))
+THEIRS = $(subst ~, ,$(subst $(EMPTY) $(EMPTY), or ,$(strip $(foreach name,$(ONLY),[$(name)]~or~-$(name)]~or~test_$(name)))))
 
 test-clients: $(VENV)/.dev-stamp clients ## Let agents and libraries use the proxy (needs node and npm); ONLY="opencode aider" takes some
-	$(BIN)/python -m pytest -m clients tests/clients -k '$(WITH_OR)' $(ARGS)
+	$(BIN)/python -m pytest -m clients tests/clients -k '$(THEIRS)' $(ARGS)
 
 # --- the conformance kit: it is the gateway's model server on UPSTREAM_PORT, and its client; see tests/kit/__main__.py.
 
