@@ -25,7 +25,8 @@ class Agent(NamedTuple):
     A client: `name` is that of its environment, `heading` that of its guide.
 
     `quiet` switches off what would go elsewhere (telemetry, updates, lists of models); `alone` is what the strict
-    server says when the client is pointed at it without the proxy, "" if nothing is refused.
+    server says when the client is pointed at it without the proxy, or what it was asked for and does not have; "" if
+    nothing is refused.
     """
 
     name: str
@@ -60,6 +61,17 @@ AGENTS = [
     of_npm("continue", "Continue", "", CONTINUE_TELEMETRY_ENABLED="0", CONTINUE_METRICS_ENABLED="0"),
     # it does not heed NO_PROXY
     of_npm("qwen-code", "Qwen Code", "", HTTP_PROXY="", HTTPS_PROXY="", http_proxy="", https_proxy=""),
+    of_npm("codex", "Codex CLI", "POST /v1/responses"),
+    of_npm(
+        "claude",
+        "Claude Code",
+        "POST /v1/messages",
+        "@anthropic-ai/claude-code-linux-x64",
+        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+        DISABLE_AUTOUPDATER="1",
+        DISABLE_TELEMETRY="1",
+        DISABLE_ERROR_REPORTING="1",
+    ),
     of_npm("codex-chat", "Codex CLI up to 0.77", f"Tool: name: {EXTRA}"),
     of_python("aider", "aider", "", AIDER_ANALYTICS="false", AIDER_CHECK_UPDATE="false", **LITELLM),
     of_python("langchain", "LangChain", "", LANGSMITH_TRACING="false"),
@@ -142,7 +154,7 @@ async def test_what_the_same_server_says_to_a_client_without_the_proxy(agent, tm
     async with StrictModel(str(desk.place.project), leak=False) as model:
         outcome = await follow(guide(agent.heading), desk.place, model.url, "any", **agent.quiet)
 
-    refusals = list(dict.fromkeys(map(in_short, model.refusals)))
+    refusals = list(dict.fromkeys([*map(in_short, model.refusals), *model.strays]))
     assert refusals == ([agent.alone] if agent.alone else []), said(outcome)
     if agent.name != "aider":
         assert (final_text(desk.word) in outcome.out) == (not agent.alone), said(outcome)
