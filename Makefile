@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
-AI_SDK := tests/clients/js/node_modules
 
-.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
+# The agents and libraries of tests/clients: each Python lock and each folder js-NAME is one, in an environment of its own.
+PY_CLIENTS := $(patsubst deploy/requirements-clients-%.txt,%,$(wildcard deploy/requirements-clients-*.txt))
+JS_CLIENTS := $(patsubst tests/clients/js-%/package-lock.json,%,$(wildcard tests/clients/js-*/package-lock.json))
+
+.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients clients lock lock-locust lock-clients clean \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -62,8 +65,14 @@ chaos: $(VENV)/.run-stamp ## Kill, stop and restart replicas and workers under l
 soak: $(VENV)/.run-stamp ## Send 100,000 requests beside 500 open streams; fail when memory, files, tasks or counters grow
 	$(BIN)/python -m tests.soak --seed $(SEED) $(ARGS)
 
-test-clients: $(VENV)/.dev-stamp .venv-clients/.stamp $(AI_SDK)/.stamp ## Let LangChain and the Vercel AI SDK (needs node and npm) use the proxy
-	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+# `make test-clients ONLY="opencode aider"`: no other client is installed, no other test is run. A client's tests have
+# its name as their last parameter, or as that of their module.
+ONLY := $(PY_CLIENTS) $(JS_CLIENTS)
+EMPTY :=
+THEIRS = $(subst ~, ,$(subst $(EMPTY) $(EMPTY), or ,$(strip $(foreach name,$(ONLY),[$(name)]~or~-$(name)]~or~test_$(name)))))
+
+test-clients: $(VENV)/.dev-stamp clients ## Let agents and libraries use the proxy (needs node and npm); ONLY="opencode aider" takes some
+	$(BIN)/python -m pytest -m clients tests/clients -k '$(THEIRS)' $(ARGS)
 
 # --- the conformance kit: it is the gateway's model server on UPSTREAM_PORT, and its client; see tests/kit/__main__.py.
 
@@ -115,16 +124,21 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 	    --no-deps --only-binary :all: --require-hashes -r $<
 	@touch $@
 
-.venv-clients/.stamp: deploy/requirements-clients.txt | $(VENV)/bin/python
-	@echo 'Installing into .venv-clients from $<'
-	@$(BIN)/python -m venv --clear .venv-clients
-	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+clients: $(patsubst %,.venv-client-%/.stamp,$(filter $(PY_CLIENTS),$(ONLY))) \
+	$(patsubst %,tests/clients/js-%/node_modules/.stamp,$(filter $(JS_CLIENTS),$(ONLY)))
+	@unknown='$(filter-out $(PY_CLIENTS) $(JS_CLIENTS),$(ONLY))'; test -z "$$unknown" || \
+	    { echo "No such client: $$unknown. There are: $(PY_CLIENTS) $(JS_CLIENTS)" >&2; exit 2; }
+
+.venv-client-%/.stamp: deploy/requirements-clients-%.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-client-$* from $<'
+	@$(BIN)/python -m venv --clear .venv-client-$*
+	@.venv-client-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-$(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.json
-	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
-	@echo 'Installing into $(AI_SDK) from $<'
-	@npm ci --prefix tests/clients/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+tests/clients/js-%/node_modules/.stamp: tests/clients/js-%/package-lock.json tests/clients/js-%/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 20 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(@D) from $<'
+	@npm ci --prefix tests/clients/js-$* --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 # --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
@@ -228,11 +242,21 @@ lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt an
 	@echo locust | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-locust.txt
 
-lock-clients: .venv-lock/$(UV_VERSION) ## Write the locks of the clients' tests anew
-	@echo '# LangChain for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients.txt
-	@echo langchain-openai==1.7.3 | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-clients.txt
-	@npm install --prefix tests/clients/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+# LiteLLM 1.107.0 was a compromised release.
+CLIENT_aider := aider-chat==0.86.2 litellm!=1.107.0
+CLIENT_langchain := langchain==1.4.7 langchain-openai==1.7.3
+CLIENT_litellm := litellm==1.106.2 mcp==2.3.0
+CLIENT_openai-agents := openai-agents==0.24.0
+
+lock-clients: .venv-lock/$(UV_VERSION) $(PY_CLIENTS:%=lock-client-%) $(JS_CLIENTS:%=lock-js-client-%) ## Write the locks of the clients' tests anew
+
+lock-client-%: .venv-lock/$(UV_VERSION)
+	@echo '# $* for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients-$*.txt
+	@printf '%s\n' $(CLIENT_$*) | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-clients-$*.txt
+
+lock-js-client-%:
+	@npm install --prefix tests/clients/js-$* --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
 	    --no-audit --no-fund --no-update-notifier --loglevel=error
 
 # LiteLLM demands two packages in versions that not every mirror has. Here the one only migrates a
@@ -260,5 +284,5 @@ lock-peer-%: .venv-lock/$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf $(AI_SDK) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf tests/clients/js-*/node_modules $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +
