@@ -8,7 +8,7 @@ PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
 
 .PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients lock-deploy clean \
-	image test-image sbom \
+	image test-image sbom up \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -152,6 +152,12 @@ image: ## Build the container image with docker, podman or buildah: IMAGE=devstr
 	    fi; \
 	done; \
 	echo 'Neither a docker that answers, nor podman, nor buildah.' >&2; exit 1
+
+PROFILE := demo
+
+up: $(VENV)/.run-stamp ## Run vLLM, the proxy and what watches them with docker compose: PROFILE=demo or gpu
+	@PROXY=$(BIN)/devstral-proxy deploy/secrets.sh
+	docker compose --file deploy/compose.yaml --profile $(PROFILE) up --build --wait $(ARGS)
 
 # Where control groups are of both versions, crun wants only the older one to be seen.
 test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
