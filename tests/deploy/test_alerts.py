@@ -24,6 +24,7 @@ RULES = [
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 TESTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts_test.yml").read_text(encoding="utf-8"))["tests"]
+README = (DEPLOY / "README.md").read_text(encoding="utf-8")
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
@@ -253,3 +254,12 @@ async def test_prometheus_scrapes_a_proxy_with_a_key_and_answers_the_dashboard(
     # nothing has gone wrong there, so these show nothing
     quiet = {"Errors by type", "Sent again, continued elsewhere", "Store", "Rules that changed something"}
     assert {title for title in empty if title not in ALERTS} <= quiet
+
+
+# --- deploy/README.md
+
+
+def test_the_readme_lists_the_alerts():
+    lines = re.findall(r"^\| `(DevstralProxy\w+)` \| (\w+) \|", README, re.MULTILINE)
+    assert lines == [(name, rule["labels"]["severity"]) for name, rule in ALERTS.items()]
+    assert f"has {len(ALERTS)} alerts" in README

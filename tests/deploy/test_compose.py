@@ -85,6 +85,17 @@ def test_images_are_versions(name):
     assert re.search(r"\d", tag) or (tag == "local" and name in PROXIES)
 
 
+def test_a_shell_hands_its_place_to_what_it_starts():
+    """As process 1 it would keep SIGTERM to itself, and every stop would take the whole time until SIGKILL."""
+    by_shell = {
+        name: service["command"] for name, service in SERVICES.items() if service.get("entrypoint") == ["sh", "-c"]
+    }
+    assert set(by_shell) == {"vllm", "valkey"}
+    for [command] in by_shell.values():
+        assert " exec v" in command
+        assert "|" not in command
+
+
 # --- what can be reached
 
 
@@ -222,3 +233,14 @@ def test_the_collector_uses_what_it_defines_and_defines_what_it_uses():
 def test_the_proxy_sends_spans_to_where_the_collector_listens(name):
     port = COLLECTOR["receivers"]["otlp"]["protocols"]["http"]["endpoint"].rsplit(":", 1)[1]
     assert SERVICES[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://otel-collector:{port}"
+
+
+# --- deploy/README.md
+
+
+def test_the_readme_lists_what_may_be_set():
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    [line] = re.findall(
+        r"^- \*\*Settings\.\*\* (.+)$", (DEPLOY / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(re.findall(r"\$\{([A-Z_]+):-", text)) == set(re.findall(r"`([A-Z_]+)`", line)) - {"PROXY_TIERS"}
