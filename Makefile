@@ -142,13 +142,14 @@ IMAGE = devstral-proxy:$(IMAGE_VERSION)
 BASE :=
 SBOM := dist/sbom.cdx.json
 IMAGE_FLAGS = --file deploy/Dockerfile --tag $(IMAGE) $(BASE:%=--build-arg BASE=%) --build-arg VERSION=$(IMAGE_VERSION) \
-	--build-arg REVISION=$(shell git rev-parse HEAD)
+	--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg CREATED=$(shell git log -1 --format=%cI)
 
+# Without the cache of podman and buildah, which (1.28) takes a label of another version for this one's.
 image: ## Build the container image with docker, podman or buildah: IMAGE=devstral-proxy:0.1.0 BASE=python:...@sha256:...
 	@if docker info >/dev/null 2>&1; then exec docker build $(IMAGE_FLAGS) $(ARGS) .; fi; \
 	for engine in podman buildah; do \
 	    if command -v $$engine >/dev/null; then \
-	        exec $$engine build --format docker --layers --timestamp 315532800 $(IMAGE_FLAGS) $(ARGS) .; \
+	        exec $$engine build --format docker --layers --no-cache --timestamp 315532800 $(IMAGE_FLAGS) $(ARGS) .; \
 	    fi; \
 	done; \
 	echo 'Neither a docker that answers, nor podman, nor buildah.' >&2; exit 1

@@ -145,7 +145,7 @@ def test_it_says_how_it_is_run_and_what_it_is(engine, image):
     assert told["Healthcheck"]["Test"] == ["CMD", "devstral-proxy", "healthcheck"]
     labels = {key.rsplit(".", 1)[1]: value for key, value in config["Labels"].items() if "opencontainers" in key}
     assert (labels["version"], labels["revision"], labels["licenses"]) == (proxy.__version__, "abc", "MIT")
-    assert labels["name"] == engine.base
+    assert (labels["name"], labels["created"]) == (engine.base, "1980-01-01T00:00:00Z")
 
 
 def test_its_packages_are_the_locked_ones_and_the_proxy(engine, image):
