@@ -14,7 +14,7 @@ from proxy.config import Backend, Config
 from proxy.edge.connection import Connection
 from proxy.upstream.answer import Limits, read_whole
 from proxy.upstream.client import Connections, place_of
-from proxy.upstream.route import Asking
+from proxy.upstream.route import Asking, Leg
 from proxy.upstream.sweep import Sweep
 from tests.fakes import Do, ScriptedUpstream, completion, head, until, whole
 
@@ -174,7 +174,7 @@ async def test_closing_leaves_no_connection_behind():
         client = Connections(backend, place_of(backend), "a", Config(), Sweep())
         await client.open()
         assert await client.is_healthy()
-        asking = Asking(None, "id", Limits(first_byte_s=5, between_bytes_s=5))
+        asking = Asking(None, "id", Limits(first_byte_s=5, between_bytes_s=5), Leg())
         async with client.models(asking) as answer:
             await read_whole(answer, 1024)
         await client.close()
