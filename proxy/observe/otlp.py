@@ -19,7 +19,6 @@ from functools import partial
 from logging import NullHandler, getLogger
 from typing import Any, Final
 
-import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -154,6 +153,8 @@ class _Telling(SpanExporter):
         self._tell = tell
         self._is_up = True
         self._reason = ""
+        import requests  # not above: it binds a socket while it is imported, to see whether there is IPv6
+
         session = requests.Session()
         session.hooks["response"].append(self._note)
         self._inner = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers), session=session)

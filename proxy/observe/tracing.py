@@ -70,7 +70,10 @@ def check_tracing(config: Config) -> None:
     if not is_traced(config):
         return
     try:
-        import proxy.observe.otlp  # noqa: F401 - before workers are forked, so that they share it
+        # before workers are forked, so that they share them
+        import requests  # noqa: F401
+
+        import proxy.observe.otlp  # noqa: F401
     except ImportError:
         raise ConfigError("otlp_endpoint: this needs packages: pip install devstral-proxy[otel]") from None
     for name in _PROTOCOLS:

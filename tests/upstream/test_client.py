@@ -44,7 +44,7 @@ async def test_the_headers_are_the_proxys_own(start_proxy):
     ("offered", "forwarded"),
     [
         (TRACE, TRACE),
-        ("cc" + TRACE[2:], "cc" + TRACE[2:]),
+        ("cc" + TRACE[2:], TRACE),
         ("ff" + TRACE[2:], None),
         (TRACE.upper(), None),
         (TRACE + "-x", None),
@@ -52,14 +52,20 @@ async def test_the_headers_are_the_proxys_own(start_proxy):
         ("canary", None),
     ],
 )
-async def test_a_valid_trace_context_is_passed_on(start_proxy, offered, forwarded):
+async def test_a_valid_trace_context_is_passed_on_with_a_new_parent(start_proxy, offered, forwarded):
     async with ScriptedUpstream([whole(completion())]) as upstream:
         proxy = await start_proxy(upstream.url)
         proxy.session.headers["traceparent"] = offered
         async with proxy.chat():
             pass
 
-        assert upstream.requests[0].header("traceparent") == forwarded
+        passed_on = upstream.requests[0].header("traceparent")
+        line = await proxy.log.line()
+        if forwarded is None:
+            assert passed_on is line["trace_id"] is line["span_id"] is None
+        else:
+            assert passed_on == f"{forwarded[:36]}{line['span_id']}{forwarded[52:]}" != forwarded
+            assert line["trace_id"] == forwarded[3:35]
 
 
 async def test_a_body_over_one_mebibyte_arrives_whole_and_without_a_warning(start_proxy):
