@@ -24,8 +24,9 @@ def server_timing(record: Record) -> str:
     if record.queue_ms is None and record.read_ms is None:
         return ""
     now, queue = record.ttft_ms or 0.0, record.queue_ms or 0
-    if record.sent_ms is None or record.translate_ms is None:
-        return f"queue;dur={queue}, read;dur={record.read_ms or 0}, proxy;dur={max(0.0, now - queue):.3f}"
+    if record.sent_ms is None:
+        translate = "" if record.translate_ms is None else f" translate;dur={record.translate_ms},"
+        return f"queue;dur={queue}, read;dur={record.read_ms or 0},{translate} proxy;dur={max(0.0, now - queue):.3f}"
     upstream = now - record.sent_ms if record.upstream_ms is None else record.upstream_ms
     return (
         f"queue;dur={queue}, read;dur={record.read_ms}, translate;dur={record.translate_ms},"

@@ -67,7 +67,7 @@ async def test_an_answer_from_the_cache_had_no_upstream(start_proxy):
             async with proxy.chat(temperature=0) as response:
                 pass
 
-    assert list(timings(response)) == ["queue", "read", "proxy"]
+    assert list(timings(response)) == ["queue", "read", "translate", "proxy"]
 
 
 async def test_who_is_not_let_in_is_told_nothing_nor_is_a_probe(start_proxy):
