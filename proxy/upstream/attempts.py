@@ -186,7 +186,7 @@ class Sending:
     def _note_connection(self) -> None:
         leg = self._leg
         if leg.connected_at is not None:
-            self._errand.trail.connect_ms = round((leg.connected_at - leg.began_at) * 1000, 3)
+            self._errand.trail.connect_ms = int((leg.connected_at - leg.began_at) * 1e6) / 1000
 
     def _judge(self, error: UpstreamError | None) -> None:
         pool, replica = self._pool, self.replica
