@@ -187,11 +187,17 @@ def _quiet() -> None:
 
 def _resource() -> Resource:
     """Return what this process is called: by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, else by our own name."""
-    ours = Resource({SERVICE_VERSION: __version__, "process.pid": os.getpid()})
-    made = ours.merge(Resource.create())
+    made = Resource({SERVICE_VERSION: __version__, "process.pid": os.getpid()})
+    made = made.merge(Resource.create())
     if str(made.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        return made.merge(Resource({SERVICE_NAME: _NAME}))
-    return made
+        made = made.merge(Resource({SERVICE_NAME: _NAME}))
+    return _Only(made.attributes, made.schema_url)
+
+
+class _Only(Resource):
+    """The SDK takes the hash of a span's resource for each span, by way of its JSON; this takes a fifth off a span."""
+
+    __hash__ = object.__hash__
 
 
 def _span_context(parent: TraceContext, state: TraceState | None) -> SpanContext:
