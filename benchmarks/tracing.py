@@ -37,8 +37,8 @@ SAMPLERS: Final[Mapping[str, Mapping[str, str]]] = {
     "all": {"OTEL_TRACES_SAMPLER": "always_on"},
 }
 #: Milliseconds, so that what waits at the end of a round belongs to the round.
-_DELAY_MS: Final = 100
-_SETTLE_S: Final = 0.6
+_DELAY_MS: Final = 500
+_SETTLE_S: Final = 1.2
 
 
 def start(name: str, mock: Program, processor: int) -> Program:

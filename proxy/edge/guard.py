@@ -27,7 +27,9 @@ _TRACED: Final = frozenset(path for path in ROUTES if path.startswith("/v1/"))
 
 async def guard(edge: Edge, call: Call) -> web.StreamResponse:
     """Answer a request; whatever happens, in a way that the client can parse, with one line in the log."""
-    tracer = edge.tracer if call.record.path.rstrip("/") in _TRACED else None
+    tracer = edge.tracer
+    if tracer is not None and call.record.path.rstrip("/") not in _TRACED:
+        tracer = None
     call.trace.begin(call.request.headers, tracer)
     call.record.trace_id, call.record.span_id = call.trace.trace_id, call.trace.span_id
     task = edge.in_flight.enter(call.stopwatch)

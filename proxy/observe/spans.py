@@ -26,7 +26,6 @@ _CHAT: Final[Mapping[str, Any]] = {"gen_ai.operation.name": "chat", "gen_ai.prov
 
 #: The attributes of a request, and the fields of its record; what did not happen has none.
 _FACTS: Final = (
-    ("http.request.method", "method"),
     ("url.path", "path"),
     ("gen_ai.request.model", "model"),
     ("gen_ai.request.stream", "stream"),
@@ -62,6 +61,9 @@ WORDS: Final = frozenset(
         *("malformed_tool_call", "malformed_upstream_answer", "event_too_large"),
     }
 )
+#: What stands for any word that is none of a list (semantic conventions).
+_OTHER: Final = "_OTHER"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 _LOWEST_ERROR: Final = 400
 _LOWEST_FAILURE: Final = 500
 #: Arbitrary: the longest text of an attribute.
@@ -142,8 +144,9 @@ def pieces_of(request: Request, origin: Origin, watch: Watch, ended: float, sche
     is_failure = request.status >= _LOWEST_FAILURE or request.error_type == "server_error"
     error = {} if request.error is None else {"error.type": _error_type(request.error, request.status)}
     facts = _facts_of(request, scheme) | error
-    route = request.path.rstrip("/")
-    yield Piece(f"{request.method} {route}", "SERVER", origin.span_id, None, watch.started, ended, facts, is_failure)
+    method, route = _method(request), request.path.rstrip("/")
+    name = f"{'HTTP' if method == _OTHER else method} {route}"
+    yield Piece(name, "SERVER", origin.span_id, None, watch.started, ended, facts, is_failure)
     for name, lap_began, lap_ended in watch.laps:
         if name != "admit" and (name != "queue" or request.queue_ms is not None):
             yield Piece(name, "INTERNAL", None, origin.span_id, lap_began, lap_ended)
@@ -158,6 +161,7 @@ def pieces_of(request: Request, origin: Origin, watch: Watch, ended: float, sche
 def _facts_of(request: Request, scheme: str) -> dict[str, Any]:
     facts = {name: _told(value) for name, field in _FACTS if (value := getattr(request, field)) not in (None, ())}
     facts["url.scheme"] = scheme
+    facts["http.request.method"] = _method(request)
     facts["http.route"] = request.path.rstrip("/")
     if request.method == "POST":
         facts |= _CHAT
@@ -211,11 +215,15 @@ def _facts_of_leg(request: Request, leg: Leg, number: int) -> dict[str, Any]:
     return facts
 
 
+def _method(request: Request) -> str:
+    return request.method if request.method in _METHODS else _OTHER
+
+
 def _error_type(code: str | int, status: int | None) -> str:
     """Return a word of this program, else the status: what a model server says of an error may hold anything."""
     if code in WORDS:
         return str(code)
-    return "_OTHER" if status is None or status < _LOWEST_ERROR else str(status)
+    return _OTHER if status is None or status < _LOWEST_ERROR else str(status)
 
 
 def _told(value: Any) -> Any:

@@ -75,6 +75,12 @@ def test_names_are_cut_and_half_a_character_is_replaced():
     assert attempt.name.encode() == b"chat m?" + b"x" * 249
 
 
+def test_a_method_of_a_clients_own_is_not_repeated():
+    [root] = made(recorded(method="CANARY"))
+
+    assert (root.name, root.attributes["http.request.method"]) == ("HTTP /v1/chat/completions", "_OTHER")
+
+
 def test_a_socket_is_an_address_without_a_port():
     [_, attempt, *_] = made(legs=[Leg("replica", "unix:/run/vllm.sock")])
 
