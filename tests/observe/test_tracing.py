@@ -329,8 +329,11 @@ async def test_a_receiver_that_is_away_costs_no_request_and_is_told_once(start_p
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     async with ScriptedUpstream([whole_answer(completion())]) as upstream:
         proxy = await start_proxy(upstream.url, otlp_endpoint=f"http://127.0.0.1:{unused_port}")
-        for _ in range(3):
+        for number in range(1, 4):
             assert (await ask(proxy)).status == 200
+            async with asyncio.timeout(20):
+                while (await spans_counted(proxy))["failed"] < 6 * number:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.01)
         down = await proxy.log.line("otlp_down")
         async with Receiver(unused_port) as receiver:
             await ask(proxy, {"traceparent": f"00-{'a' * 32}-{PARENT_ID}-01"})
