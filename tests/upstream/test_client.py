@@ -52,7 +52,7 @@ async def test_the_headers_are_the_proxys_own(start_proxy):
         ("canary", None),
     ],
 )
-async def test_a_valid_trace_context_is_passed_on_with_a_new_parent(start_proxy, offered, forwarded):
+async def test_a_valid_trace_context_is_passed_on(start_proxy, offered, forwarded):
     async with ScriptedUpstream([whole(completion())]) as upstream:
         proxy = await start_proxy(upstream.url)
         proxy.session.headers["traceparent"] = offered
