@@ -5,6 +5,11 @@ import itertools
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tests.fakes import DONE, STREAM_END, STREAM_HEAD, Do, ScriptedUpstream, completion, event, text_chunk, text_stream
 from tests.fakes import whole as whole_answer
@@ -264,6 +269,36 @@ async def test_the_list_of_models_is_traced_and_probes_are_not(start_proxy, rece
     assert {span.name for span in receiver.spans} == {"GET /v1/models", "GET", "connect", "first_token"}
     assert named(spans, "GET").attributes["url.full"] == f"{upstream.url}/v1/models"
     assert not [name for name in named(spans, "GET /v1/models").attributes if name.startswith("gen_ai")]
+
+
+async def test_an_opentelemetry_client_and_model_server_stand_around_it_in_one_trace(start_proxy, receiver):
+    """Both sides with OpenTelemetry's own propagator and spans, as agents and vLLM have them."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{receiver.url}/v1/traces")))
+    tracer, propagator = provider.get_tracer("test"), TraceContextTextMapPropagator()
+
+    async def answer(request):
+        with tracer.start_as_current_span("model server", propagator.extract(dict(request.headers))):
+            return web.json_response(completion())
+
+    server = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    proxy = await start_proxy(f"http://127.0.0.1:{server.addresses[0][1]}", otlp_endpoint=receiver.url)
+    with tracer.start_as_current_span("agent") as span:
+        headers = {}
+        propagator.inject(headers)
+        await ask(proxy, {name: value for name, value in headers.items() if value})
+    trace_id = f"{span.get_span_context().trace_id:032x}"
+    spans = await receiver.trace(trace_id, "agent", "model server", ROUTE, *BODY, CHAT, "connect", "first_token")
+    await server.cleanup()
+    await asyncio.to_thread(provider.shutdown)
+
+    assert named(spans, "agent").parent_id == ""
+    assert named(spans, ROUTE).parent_id == named(spans, "agent").span_id
+    assert named(spans, CHAT).parent_id == named(spans, ROUTE).span_id
+    assert named(spans, "model server").parent_id == named(spans, CHAT).span_id
+    assert named(spans, "agent").began <= named(spans, ROUTE).began <= named(spans, "model server").began
 
 
 # --- what is not recorded
