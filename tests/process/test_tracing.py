@@ -13,7 +13,7 @@ import pytest
 from tests.edge.test_serve import run_proxy
 from tests.fakes import ScriptedUpstream, completion, text_stream, whole
 from tests.otlp import Receiver
-from tests.process.conftest import counted, ended
+from tests.process.conftest import DEADLINE_S, counted, ended
 from tests.process.test_workers import MOST_TRIES
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux what a process has loaded")
@@ -40,12 +40,15 @@ async def ask(session, group, **fields):
 async def ask_all_workers(group):
     """Ask on new connections until each worker has been asked; return how often."""
     seen = set()
+    body = b'{"messages":[{"role":"user","content":"Hi"}],"stream":true}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     for number in range(1, MOST_TRIES):
-        async with aiohttp.ClientSession() as session:
-            body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-            async with session.post(f"{group.url}/v1/chat/completions", json=body) as response:
-                seen.add(group.worker_of(response))
-                await response.read()
+        reader, writer = await asyncio.open_connection("127.0.0.1", group.port)
+        writer.write(head.encode() + body)
+        async with asyncio.timeout(DEADLINE_S):
+            await reader.readuntil(b"0\r\n\r\n")
+        seen.add(group.worker_at(writer.get_extra_info("sockname")[1]))
+        writer.close()
         if seen == group.workers():
             return number
     raise AssertionError("one worker was never asked")
