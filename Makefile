@@ -268,7 +268,7 @@ bench-wrk: $(VENV)/.run-stamp ## Drive the proxy with wrk, in front of the mock;
 # --- locks
 
 # What an operator may switch on by a setting is installed with the rest; a package that depends on this one chooses.
-EXTRAS := --extra cli --extra jwt --extra valkey
+EXTRAS := --extra cli --extra jwt --extra otel --extra valkey
 
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -

@@ -27,6 +27,7 @@ from proxy.config.records import (
 )
 from proxy.config.rows import rows_of
 from proxy.translate.options import Options
+from proxy.values import header_pairs
 
 MASK: Final = "***"
 
@@ -197,6 +198,26 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         WaitOrZero, About("From how long a request counts as slow there; 0 is that none does.", "LOG_SLOW")
     ] = 0
 
+    # --- traces
+
+    otlp_endpoint: Annotated[
+        str,
+        About(
+            "The OpenTelemetry receiver that spans are sent to, without /v1/traces; empty sends none.",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "URL",
+        ),
+    ] = ""
+    otlp_traces_endpoint: Annotated[
+        str,
+        About("The whole URL of that receiver, instead of it.", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "URL"),
+    ] = ""
+    otlp_headers: Annotated[
+        str,
+        About("Headers that are sent to it.", "OTEL_EXPORTER_OTLP_HEADERS", "NAME=VALUE,NAME=VALUE", secret=True),
+    ] = ""
+    otel_sdk_disabled: Annotated[bool, About("Send no spans, whatever else is set.", "OTEL_SDK_DISABLED")] = False
+
     # --- timers
 
     timeout_s: Annotated[WaitOrZero, About("The longest a request may take; 0 is no limit.", "TIMEOUT")] = 0
@@ -336,6 +357,7 @@ def secrets_of(config: Config) -> tuple[str, ...]:
         *config.api_keys.split(","),
         *(backend.api_key for backend in config.backends),
         config.store_url,
+        *(word for value in header_pairs(config.otlp_headers).values() for word in (value, value.partition(" ")[2])),
         unquote(urlsplit(config.store_url).password or ""),
     )
     return tuple(key for key in keys if key)

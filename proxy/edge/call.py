@@ -13,6 +13,8 @@ from proxy.edge.answer import DirectWriter, Flow, make_writer
 from proxy.edge.doubt import is_last
 from proxy.edge.in_flight import InFlight
 from proxy.edge.record import Record, Stopwatch, clipped
+from proxy.edge.server_timing import SERVER_TIMING, server_timing
+from proxy.edge.trace import Trace
 from proxy.errors import MalformedHttp, ProxyError, error_body, error_event
 from proxy.wire import headers as wire
 from proxy.wire.sse import DONE_EVENT
@@ -54,6 +56,7 @@ class Call:
         "record",
         "request",
         "stopwatch",
+        "trace",
     )
 
     def __init__(self, request: web.BaseRequest, in_flight: InFlight, *, is_direct: bool) -> None:
@@ -66,6 +69,7 @@ class Call:
             method=clipped(request.method),
             path=clipped(request.rel_url.raw_path),
         )
+        self.trace = Trace()
         self.principal = ANYONE
         #: headers of the answer, whatever becomes of it
         self.more_headers: dict[str, str] = {}
@@ -213,6 +217,8 @@ class Call:
             headers["x-proxy-rewrites"] = ",".join(self.record.rules)
         if self.record.attempts:
             headers["x-proxy-attempts"] = str(self.record.attempts)
+        if timing := server_timing(self.record):
+            headers[SERVER_TIMING] = timing
         if self.more_headers:
             headers.update(self.more_headers)
         if more:

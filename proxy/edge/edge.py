@@ -16,6 +16,7 @@ from proxy.edge.ui.watch import Watch
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
+from proxy.observe.tracing import Tracer
 from proxy.store.valkey import ValkeyLink
 from proxy.upstream.pool import Pool
 from proxy.upstream.sweep import Sweep
@@ -39,6 +40,8 @@ class Edge(msgspec.Struct):
     #: who looks at the status page
     watch: Watch
     sweep: Sweep
+    #: makes spans of requests, if there is a receiver
+    tracer: Tracer | None
     #: to the store that instances share, if there is one
     link: ValkeyLink | None
     #: for large bodies: one thread, so that they wait for each other, and the loop has one rival at most

@@ -14,7 +14,6 @@ from proxy.errors import UpstreamError, UpstreamProtocolError
 from proxy.upstream.attempts import Errand, Sending
 from proxy.upstream.choice import Ask
 from proxy.upstream.replica import Replica
-from proxy.wire import headers as wire
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,7 +57,7 @@ async def _list_of(edge: Edge, call: Call, model: str) -> bytes:
         started_at=asyncio.get_running_loop().time(),
         trail=call.record,
         model=model,
-        traceparent=wire.traceparent(call.request.headers.get("traceparent")),
+        new_leg=call.trace.leg,
     )
     async with Sending(edge.pool, errand) as sent:
         return await whole_body(sent.answer)

@@ -214,7 +214,7 @@ def _parameter(name: str) -> Json:
 
 #: Headers that mean something wherever a model server is asked.
 _OF_ANY_UPSTREAM_REQUEST: Final = (
-    *("x-request-id", "traceparent"),
+    *("x-request-id", "traceparent", "tracestate"),
     *("x-proxy-timeout", "x-proxy-first-byte-timeout", "x-proxy-between-bytes-timeout"),
 )
 
@@ -227,7 +227,12 @@ def _parameters() -> Json:
             {"type": "string"},
         ),
         "traceparent": _header(
-            "traceparent", "W3C trace context, passed on; one that is none is ignored.", {"type": "string"}
+            "traceparent",
+            "W3C trace context: model servers are asked as a part of that trace. One that is none is ignored.",
+            {"type": "string"},
+        ),
+        "tracestate": _header(
+            "tracestate", "What goes with `traceparent`, passed on up to 512 characters.", {"type": "string"}
         ),
         "x-proxy-timeout": _seconds("x-proxy-timeout", "The longest that the whole answer may take."),
         "x-proxy-first-byte-timeout": _seconds(

@@ -14,7 +14,6 @@ from proxy.upstream.attempts import Errand
 from proxy.upstream.choice import Ask
 from proxy.upstream.prefix import Aim, aim_of
 from proxy.upstream.replica import Replica
-from proxy.wire import headers as wire
 
 #: Translating so much takes about a millisecond: longer than what a stream's event may wait for.
 _LARGE_BODY: Final = 256 * 1024
@@ -61,7 +60,7 @@ class Question:
             trail=call.record,
             model=aim.model,
             ask=aim.ask,
-            traceparent=wire.traceparent(call.request.headers.get("traceparent")),
+            new_leg=call.trace.leg,
         )
         return errand, request
 

@@ -32,12 +32,17 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
     """
     config = edge.config
     priority = checked_head(call.request, config, edge.admission)
+    lap = call.stopwatch.lap
+    lap("admit")
     async with edge.admission.place(priority) as place:
         call.record.queue_ms = place.waited_ms
+        lap("queue")
         body = await read_json_body(call.request, config, place)
         call.record.bytes_in = len(body)
+        call.record.read_ms = lap("read")
         question = Question(edge, call, body)
         errand, request = await question.errand()
+        call.record.translate_ms = lap("translate")
         note_request(call, request)
         ticket = await admitted(edge, call, errand, request, body)
         try:
@@ -63,6 +68,7 @@ async def admitted(edge: Edge, call: Call, errand: Errand, request: UpstreamRequ
             return FREE
         estimate = estimate_of(body, request.expectation.max_tokens)
         ticket = await edge.limiter.admitted(call.principal, request.model, estimate, call.record)
+        call.stopwatch.lap("limits")
     except BaseException:
         edge.pool.dropped(errand.first)
         raise

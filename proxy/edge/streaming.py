@@ -74,6 +74,7 @@ class Stream:
         """
         if self._visit is not None:
             self._errand = await self._visit.enter(self._errand)
+            self._call.stopwatch.lap("cache")
             if self._visit.entry is not None:
                 return await self._visit.answer()
             self._gathered = self._visit.gathering()

@@ -29,6 +29,7 @@ async def answer_whole(edge: Edge, call: Call, errand: Errand, visit: Visit | No
     """
     if visit is not None:
         errand = await visit.enter(errand)
+        call.stopwatch.lap("cache")
         if visit.entry is not None:
             return await visit.answer()
     sent_at = call.record.sent_ms = call.stopwatch.ms()

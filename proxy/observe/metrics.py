@@ -11,7 +11,7 @@ What is counted.
     replica_breaker{replica, state}      replica_breaker_openings_total{replica}
     limited_total{limit}                 cache_lookups_total{result}          store_events_total{event}
     config_reloads_total                 config_reload_failures_total         proxy_overhead_seconds
-    inter_token_gap_seconds              oldest_request_seconds
+    inter_token_gap_seconds              oldest_request_seconds               spans_total{result}
 
 All names begin with `devstral_proxy_`. Labels are routes, rules and words of this program, never a client's text.
 
@@ -29,6 +29,7 @@ from typing import Final, Protocol
 
 from proxy.observe.layout import Family, Layout
 from proxy.observe.replicas import ReplicaCounts
+from proxy.observe.tracing import SPANS
 
 #: The type of what `render()` returns.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -171,6 +172,7 @@ class Metrics:
         self._store_events: Final = _places(
             store_events, layout.counter("store_events", "What happened to the store of limits.", event=store_events)
         )
+        self._spans: Final = _places(SPANS, layout.counter("spans", "Spans, by what became of them.", result=SPANS))
         self._queued: Final = layout.gauge("queued_requests", "Requests that wait for another one to end.")
         self._buffered: Final = layout.gauge("buffered_bytes", "Bytes of requests' bodies that are held now.")
         self._deaths: Final = layout.counter("worker_deaths", "Workers that ended without having been told to.")
@@ -256,6 +258,10 @@ class Metrics:
     def count_store_event(self, event: str) -> None:
         """Something happened to the store of limits and answers, one of those that this was made for."""
         self._row[self._store_events[event]] += 1
+
+    def count_spans(self, result: str, count: int) -> None:
+        """Something became of so many spans, one of `SPANS`. Each of these is counted in one thread alone."""
+        self._row[self._spans[result]] += count
 
     def waiting(self, queued: int, buffered_bytes: int) -> None:
         """So many requests wait in this worker, and so many bytes of bodies are held."""

@@ -12,6 +12,7 @@ Nothing is sent again after the first byte of an answer; what can be done then i
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -19,7 +20,7 @@ from typing import Final, Protocol, Self
 
 import msgspec
 
-from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamRejected
+from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, UpstreamRejected
 from proxy.translate.failure import translate_failure
 from proxy.translate.profile import Profile
 from proxy.translate.request import UpstreamRequest
@@ -28,7 +29,7 @@ from proxy.upstream.choice import Ask
 from proxy.upstream.pool import Pool
 from proxy.upstream.replica import Replica
 from proxy.upstream.retry import REJECTED_SHAPE, Verdict, retry_reason, verdict
-from proxy.upstream.route import Asking, Stale
+from proxy.upstream.route import Asking, Leg, Stale
 
 LONGEST_FAILURE: Final = 1024 * 1024
 #: Arbitrary: the longest pause that a replica's Retry-After gives it.
@@ -41,6 +42,11 @@ class Trail(Protocol):
     attempts: int
     replica: str | None
     retried: tuple[str, ...]
+    connect_ms: float | None
+
+
+#: Returns what an attempt at the replica of that name and URL is to say, and where it is written down.
+NewLeg = Callable[[str, str], Leg]
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +54,8 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     What is to be asked: `translate` gives the request for a replica's profile; None asks for the list of models.
 
     `first` is the replica that `Pool.choose()` gave for it; `avoid` are those that have failed at it before.
-    `trail` gets the number of attempts, the last replica, and why there was another attempt, once for each.
+    `trail` gets the number of attempts, the last replica, how long it took to have a connection to it, and why there
+    was another attempt, once for each.
     """
 
     first: Replica
@@ -59,7 +66,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     model: str = ""
     ask: Ask = Ask()
-    traceparent: str | None = None
+    new_leg: NewLeg = Leg
     avoid: Collection[Replica] = ()
 
 
@@ -73,7 +80,7 @@ class Sending:
     """
 
     __slots__ = (
-        *("_attempts", "_errand", "_exchange", "_pool", "_profile", "_tried"),
+        *("_attempts", "_errand", "_exchange", "_leg", "_pool", "_profile", "_tried"),
         *("answer", "failure", "replica", "request"),
     )
 
@@ -109,12 +116,14 @@ class Sending:
         try:
             await self._exchange.__aexit__(kind, error, trace)
         except BaseException as exc:
+            self._end_leg(exc)
             if isinstance(exc, UpstreamError):
                 self._judge(exc)
             else:
                 self._pool.untold(self.replica)
             raise
         else:
+            self._end_leg(self.failure or error)
             if error is None or isinstance(error, UpstreamError):
                 self._judge(self.failure or error)
             else:  # the client left, or this process is at fault
@@ -141,26 +150,43 @@ class Sending:
         self._errand.trail.replica = replica.name
         replica.tally.began()
         try:
-            self.answer = await _entered(exchange)
+            self.answer = await _entered(exchange, self._leg)
         except BaseException as exc:
+            self._end_leg(exc)
             if isinstance(exc, UpstreamError):
                 self._judge(exc)
             else:
                 pool.untold(replica)
             pool.ended(replica)
             raise
+        finally:
+            self._note_connection()
         self._exchange = exchange
 
     async def _exchange_with(self, replica: Replica, is_fresh: bool) -> AbstractAsyncContextManager[Answer]:
         errand = self._errand
         is_limited = errand.limits.total_s != math.inf
         passed_s = asyncio.get_running_loop().time() - errand.started_at if is_limited else 0.0
-        asking = Asking(None, errand.request_id, errand.limits, errand.traceparent, is_fresh, passed_s)
+        if errand.translate is not None:
+            self._profile = replica.profile
+            self.request = await errand.translate(self._profile)
+        leg = self._leg = errand.new_leg(replica.name, replica.backend.url)
+        leg.began_at = time.perf_counter()
+        asking = Asking(None, errand.request_id, errand.limits, leg, is_fresh, passed_s)
         if errand.translate is None:
             return replica.connections.models(asking)
-        self._profile = replica.profile
-        self.request = await errand.translate(self._profile)
         return replica.connections.send(self.request, asking)
+
+    def _end_leg(self, error: BaseException | None) -> None:
+        leg = self._leg
+        leg.ended_at = time.perf_counter()
+        if isinstance(error, ProxyError):
+            leg.error = str(error.code or error.kind)
+
+    def _note_connection(self) -> None:
+        leg = self._leg
+        if leg.connected_at is not None:
+            self._errand.trail.connect_ms = int((leg.connected_at - leg.began_at) * 1e6) / 1000
 
     def _judge(self, error: UpstreamError | None) -> None:
         pool, replica = self._pool, self.replica
@@ -215,8 +241,9 @@ class Sending:
             self._pool.refresh()
 
 
-async def _entered(exchange: AbstractAsyncContextManager[Answer]) -> Answer:
+async def _entered(exchange: AbstractAsyncContextManager[Answer], leg: Leg) -> Answer:
     answer = await exchange.__aenter__()
+    leg.status = answer.status
     try:
         return await _accepted(answer)
     except BaseException as exc:

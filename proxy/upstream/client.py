@@ -23,7 +23,7 @@ from proxy.translate.request import UpstreamRequest
 from proxy.upstream.answer import Answer, Limits, read_at_most
 from proxy.upstream.direct import DirectRoute
 from proxy.upstream.plain import Connector, PlainRoute, UnixConnector
-from proxy.upstream.route import Asking, Progress, Route, Server, Sessions, Target
+from proxy.upstream.route import Asking, Leg, Progress, Route, Server, Sessions, Target
 from proxy.upstream.shortcuts import takes
 from proxy.upstream.sweep import Sweep
 
@@ -136,7 +136,7 @@ class Connections:
         """
         target = Target(method, self._place.url.joinpath(path.lstrip("/")), self._headers, self._place.host)
         route = PlainRoute(self._sessions, self._server, target)
-        async with route.send(Asking(body, "probe", _PROBE, is_fresh=True)) as answer:
+        async with route.send(Asking(body, "probe", _PROBE, Leg(), is_fresh=True)) as answer:
             return answer.status, await read_at_most(answer, _LONGEST_PROBE)
 
     def _route(self, method: str, path: str) -> Route:

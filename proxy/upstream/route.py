@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
@@ -29,17 +30,37 @@ class Target(NamedTuple):
     server_name: str | None = None
 
 
+class Leg(msgspec.Struct):
+    """
+    One attempt: at which replica, what it says of the trace that it is part of, and when what happened.
+
+    Times are seconds of `time.perf_counter()`, None is "did not happen"; `connected_at` is when it had a connection,
+    old or new, `first_byte_at` when the answer's body began. `error` is the code of what went wrong.
+    """
+
+    replica: str = ""
+    url: str = ""
+    traceparent: str | None = None
+    tracestate: str | None = None
+    began_at: float = 0.0
+    connected_at: float | None = None
+    first_byte_at: float | None = None
+    ended_at: float | None = None
+    status: int | None = None
+    error: str | None = None
+
+
 class Asking(NamedTuple):
     """
     What one request adds: its body, its ids, its timers, and whether its connection has to be a new one.
 
-    `passed_s` is how much of the limit in total is over.
+    `passed_s` is how much of the limit in total is over. In `leg` it is written down when what happened.
     """
 
     body: bytes | None
     request_id: str
     limits: Limits
-    traceparent: str | None = None
+    leg: Leg
     is_fresh: bool = False
     passed_s: float = 0.0
 

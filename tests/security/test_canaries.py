@@ -43,6 +43,7 @@ from tests.fakes import (
     text_stream,
     whole,
 )
+from tests.otlp import Receiver
 from tests.security.canaries import Canaries
 from tests.store.servers import StoreServer, executables
 
@@ -81,6 +82,8 @@ class World:
         self.full_port = full_port
         self.canaries = Canaries()
         self.first, self.second = Upstream(), Upstream()
+        #: of spans
+        self.receiver = Receiver()
         self.places: dict[str, bytes] = {}
         self.answers: dict[str, bytes] = {}
         self.raised: set[str] = set()
@@ -89,10 +92,27 @@ class World:
 
     def _fill(self) -> None:
         new = self.canaries.new
-        for name in ("vllm_api_key", "key of the first", "key of the second", "batch key", "api key", "store password"):
+        for name in (
+            "vllm_api_key",
+            "key of the first",
+            "key of the second",
+            "batch key",
+            "api key",
+            "store password",
+            "key of the receiver",
+        ):
             new(f"server: {name}")
         new("server: key of a broken file")
-        for name in ("wrong key", "proxy authorization", "cookie", "x-api-key", "query", "referer", "user agent"):
+        for name in (
+            "wrong key",
+            "proxy authorization",
+            "cookie",
+            "x-api-key",
+            "query",
+            "referer",
+            "user agent",
+            "baggage",
+        ):
             new(f"client: {name}")
         for name in ("prompt", "system prompt", "picture", "arguments", "result", "tool", "user", "metadata", "answer"):
             new(f"content: {name}")
@@ -143,6 +163,8 @@ class World:
             "keys_file": json.dumps(str(self.folder / "keys.json")),
             "store_url": json.dumps(f"unix://:{canaries['server: store password']}@{self.store.socket}"),
             "log_file": json.dumps(log_file),
+            "otlp_endpoint": json.dumps(self.receiver.url),
+            "otlp_headers": json.dumps(f"authorization=Bearer%20{canaries['server: key of the receiver']}"),
             **_SETTINGS,
             **changes,
         }
@@ -206,6 +228,7 @@ class World:
             f"Referer: http://x/?token={canaries['client: referer']}",
             f"User-Agent: agent/{canaries['client: user agent']}",
             f"Traceparent: 00-{'1' * 32}-{'2' * 16}-01",
+            f"Baggage: user={canaries['client: baggage']}",
             f"X-Request-Id: not plain {canaries['client: x-api-key']}",
         ]
         return "\r\n".join([*lines, ""]).encode()
@@ -467,6 +490,9 @@ BROKEN = {
     "a store of another kind": "vllm_base = 'http://127.0.0.1:1'\nstore_url = 'mysql://:{key}@127.0.0.1/'",
     "keys that are none": 'vllm_base = \'http://127.0.0.1:1\'\nkeys = \'{{"version": 1, "keys": "{key}"}}\'',
     "an API key with spaces": "vllm_base = 'http://127.0.0.1:1'\napi_keys = 'a, {key} {key}'",
+    "a receiver with a password": "otlp_endpoint = 'http://user:{key}@127.0.0.1:1'",
+    "a receiver's header without a name": "otlp_headers = '{key}'",
+    "a receiver's header with a newline": "otlp_headers = 'a={key}%0a{key}'",
     "a batch key with a newline": 'batch_keys = "{key}\\n{key}"',
 }
 
@@ -565,6 +591,7 @@ async def lived(folder: Path, log_file: str) -> World:
         world = World(folder, store, issuers, stack.enter_context(_full()))
         store._options = ("--requirepass", world.canaries["server: store password"])
         await stack.enter_async_context(store)
+        await stack.enter_async_context(world.receiver)
         await stack.enter_async_context(world.first)
         await stack.enter_async_context(world.second)
         await issuers[1].stop()
@@ -724,6 +751,19 @@ def test_the_store_holds_no_credential(world):
     assert b"devstral-proxy:limit:" in world.places["the store"]
     assert world.canaries["content: answer"].encode() in world.places["the store"]
     assert world.canaries.sightings({"the store": world.places["the store"]}, but=content) == []
+
+
+def test_the_receiver_of_spans_gets_its_own_key_and_nothing_else(world):
+    receiver, own = world.receiver, "server: key of the receiver"
+    heads = json.dumps(receiver.heads).encode()
+
+    assert {name for span in receiver.spans for name in (span.name, span.attributes.get("error.type"))} >= {
+        *("POST /v1/chat/completions", "chat devstral", "connect", "first_token", "stream", "limits", "cache"),
+        *("invalid_api_key", "upstream_timeout", "client_disconnect", "internal_error", "shutting_down"),
+    }
+    assert world.canaries[own].encode() in heads
+    assert world.canaries.sightings({"heads": heads}, but=[own]) == []
+    assert world.canaries.sightings({"spans": b"\n".join(receiver.bodies)}) == []
 
 
 def test_the_walk_went_everywhere(world):
