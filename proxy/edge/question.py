@@ -8,8 +8,9 @@ import msgspec
 
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
+from proxy.fronts.messages import MessagesFront
 from proxy.translate.profile import Profile
-from proxy.translate.request import UpstreamRequest, asked_whole, translate_request
+from proxy.translate.request import UpstreamRequest, asked_whole, translate_request, with_stop_reason
 from proxy.upstream.attempts import Errand
 from proxy.upstream.choice import Ask
 from proxy.upstream.prefix import Aim, aim_of
@@ -89,6 +90,9 @@ class Question:
             request = work()
         else:
             request = await asyncio.get_running_loop().run_in_executor(self._edge.translator, work)
+        front = self._call.front
+        if isinstance(front, MessagesFront) and front.wants_stop_reason:
+            request = with_stop_reason(request)
         self._profile, self._request = profile, request
         self._call.record.profile = profile.name
         return request

@@ -5,9 +5,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from proxy.fronts.front import Front
+from proxy.fronts.messages import COUNT_PATH, MESSAGES_PATH, CountFront, MessagesFront
+from proxy.fronts.messages_request import MESSAGES_RULES
 
-#: path -> what makes the front of one request to it
-FRONTS: Final[Mapping[str, Callable[[], Front]]] = MappingProxyType({})
+#: path -> what makes the front of one request to it, of its id
+FRONTS: Final[Mapping[str, Callable[[str], Front]]] = MappingProxyType(
+    {MESSAGES_PATH: MessagesFront, COUNT_PATH: CountFront}
+)
 
 #: In the order of the README.
-FRONT_RULES: Final[tuple[Callable[..., Any], ...]] = ()
+FRONT_RULES: Final[tuple[Callable[..., Any], ...]] = (*MESSAGES_RULES,)

@@ -46,6 +46,7 @@ class Trail(Protocol):
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is to be asked: `translate` gives the request for a replica's profile; None asks for the list of models.
+    With `counts` the replica is asked how many tokens the request has, and not for its answer.
 
     `first` is the replica that `Pool.choose()` gave for it; `avoid` are those that have failed at it before.
     `trail` gets the number of attempts, the last replica, and why there was another attempt, once for each.
@@ -61,6 +62,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     ask: Ask = Ask()
     traceparent: str | None = None
     avoid: Collection[Replica] = ()
+    counts: bool = False
 
 
 class Sending:
@@ -160,6 +162,8 @@ class Sending:
             return replica.connections.models(asking)
         self._profile = replica.profile
         self.request = await errand.translate(self._profile)
+        if errand.counts:
+            return replica.connections.tokenize(self.request, asking)
         return replica.connections.send(self.request, asking)
 
     def _judge(self, error: UpstreamError | None) -> None:
