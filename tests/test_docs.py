@@ -13,6 +13,7 @@ import proxy.translate.profile
 from proxy.cli import ExitCode
 from proxy.config import OPTIONS, SETTINGS, Backend, Grant, Issuer, ModelSettings, Tier, rows_of
 from proxy.errors import ProxyError
+from proxy.fronts.messages_request import MESSAGES_RULES
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.capabilities import DECISIONS, PROBES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, PROFILE_NAMES, Choice, build_profile
@@ -91,6 +92,11 @@ def request_rules_table():
     )
 
 
+def front_rules_table(rules):
+    head = [row("Rule", "What it does"), row(*["---"] * 2)]
+    return "\n".join([*head, *(row(code(rule.__name__), first_line(rule)) for rule in rules)])
+
+
 def answer_rules_table():
     head = [row("Rule", "What it does"), row(*["---"] * 2)]
     return "\n".join([*head, *(row(code(name), doc) for name, doc in ANSWER_RULES.items())])
@@ -154,6 +160,7 @@ TABLES = {
     "which mistral-common a vLLM has": library_floors_table,
     "profiles": profiles_table,
     "rules of the request": request_rules_table,
+    "rules of the Messages API": partial(front_rules_table, MESSAGES_RULES),
     "rules of the answer": answer_rules_table,
 }
 

@@ -5,6 +5,7 @@ GET /openapi.json: this server described in OpenAPI 3.1, made once.
     openapi_answer     what a client gets
     openapi_errors     errors and headers
     openapi_examples   requests to try
+    openapi_messages   Anthropic's Messages API
 
 tests/edge/test_openapi.py compares it with the routes, with recorded requests and with real answers.
 """
@@ -29,6 +30,7 @@ from proxy.edge.openapi_errors import (
     headers_of,
 )
 from proxy.edge.openapi_examples import answer_examples, curl_samples, request_examples, stream_example
+from proxy.edge.openapi_messages import messages_headers, messages_operations, messages_responses, messages_schemas
 from proxy.edge.openapi_request import DEPENDS, OTHERWISE, ref, request_schemas
 
 Json = dict[str, Any]
@@ -73,6 +75,7 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
         ],
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
+            **messages_operations([_parameter(name) for name in _parameters()], (*_GUARD, {"apiKey": []})),
             "/v1/models": {"get": _models()},
             "/health": {"get": _health()},
             **{path: {"get": _live(path)} for path in live},
@@ -83,9 +86,9 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
             "/": {"get": _open("index", "Where the rest is", "Index")},
         },
         "components": {
-            "schemas": {**request_schemas(), **answer_schemas()},
-            "responses": error_responses(),
-            "headers": header_components(),
+            "schemas": {**request_schemas(), **answer_schemas(), **messages_schemas()},
+            "responses": {**error_responses(), **messages_responses()},
+            "headers": {**header_components(), **messages_headers()},
             "parameters": _parameters(),
             "securitySchemes": _security_schemes(),
         },
@@ -281,5 +284,11 @@ def _security_schemes() -> Json:
                 "An API key, or a JSON Web Token from an OpenID Connect or OAuth 2 issuer that the operator names in "
                 "`issuers`. With `auth=open` none is asked for."
             ),
-        }
+        },
+        "apiKey": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "x-api-key",
+            "description": "The same key, where Anthropic's clients put it.",
+        },
     }

@@ -17,6 +17,7 @@ from proxy import __version__
 from proxy.edge import relay
 from proxy.edge.authentication import let_in
 from proxy.edge.call import Call
+from proxy.edge.count import count_tokens
 from proxy.edge.docs.pages import asset_routes, redoc, swagger_ui
 from proxy.edge.edge import Edge
 from proxy.edge.models import models
@@ -24,6 +25,8 @@ from proxy.edge.openapi import openapi_page
 from proxy.edge.record import clipped
 from proxy.edge.ui import page as ui
 from proxy.errors import MethodNotAllowed, NotFound
+from proxy.fronts.messages import COUNT_PATH, MESSAGES_PATHS
+from proxy.fronts.table import FRONTS
 from proxy.observe.metrics import CONTENT_TYPE
 
 _encode = msgspec.json.Encoder().encode
@@ -34,6 +37,10 @@ Endpoint = Callable[[Edge, Call], Awaitable[web.StreamResponse]]
 
 async def _chat(edge: Edge, call: Call) -> web.StreamResponse:
     return await relay.chat(edge, call)
+
+
+async def _count(edge: Edge, call: Call) -> web.StreamResponse:
+    return await count_tokens(edge, call)
 
 
 async def _models(edge: Edge, call: Call) -> web.StreamResponse:
@@ -106,6 +113,8 @@ READY: Final = ("/health/ready", "/readyz", "/health/readiness", "/readiness")
 ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
     {
         "/v1/chat/completions": {"POST": _chat},
+        **{path: {"POST": _chat} for path in FRONTS},
+        COUNT_PATH: {"POST": _count},
         "/v1/models": {"GET": _models},
         "/health": {"GET": _health},
         # the names that charts and scripts of other servers use
@@ -140,6 +149,11 @@ async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
         ProxyError: nothing does, or what does failed.
     """
     path = call.request.rel_url.raw_path.rstrip("/") or "/"
+    if path in MESSAGES_PATHS:
+        call.more_headers["request-id"] = call.record.request_id
+    make_front = FRONTS.get(path)
+    if make_front is not None:  # first of all: what is refused is refused in the front's own words
+        call.front = make_front(call.record.request_id)
     endpoint = _find_endpoint(call.request.method, path)
     if path in ui.ROUTES and not ui.is_shown(edge, call):
         raise NotFound(f"Unknown path {path}")

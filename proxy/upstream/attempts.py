@@ -52,6 +52,7 @@ NewLeg = Callable[[str, str], Leg]
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is to be asked: `translate` gives the request for a replica's profile; None asks for the list of models.
+    With `counts` the replica is asked how many tokens the request has, and not for its answer.
 
     `first` is the replica that `Pool.choose()` gave for it; `avoid` are those that have failed at it before.
     `trail` gets the number of attempts, the last replica, how long it took to have a connection to it, and why there
@@ -68,6 +69,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     ask: Ask = Ask()
     new_leg: NewLeg = Leg
     avoid: Collection[Replica] = ()
+    counts: bool = False
 
 
 class Sending:
@@ -175,6 +177,8 @@ class Sending:
         asking = Asking(None, errand.request_id, errand.limits, leg, is_fresh, passed_s)
         if errand.translate is None:
             return replica.connections.models(asking)
+        if errand.counts:
+            return replica.connections.tokenize(self.request, asking)
         return replica.connections.send(self.request, asking)
 
     def _end_leg(self, error: BaseException | None) -> None:

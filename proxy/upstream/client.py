@@ -19,7 +19,7 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.config import Backend, Config
-from proxy.translate.request import UpstreamRequest
+from proxy.translate.request import UpstreamRequest, token_question
 from proxy.upstream.answer import Answer, Limits, read_at_most
 from proxy.upstream.direct import DirectRoute
 from proxy.upstream.plain import Connector, PlainRoute, UnixConnector
@@ -94,6 +94,7 @@ class Connections:
         )
         self._chat = self._route("POST", "v1/chat/completions")
         self._models = self._route("GET", "v1/models")
+        self._tokenize = self._route("POST", "tokenize")
 
     async def close(self) -> None:
         """Close every connection, also those in use."""
@@ -110,6 +111,10 @@ class Connections:
             UpstreamError: on entering or inside, by cause, see proxy/errors.py.
         """
         return self._chat.send(Asking(request.body, *asking[1:]))
+
+    def tokenize(self, request: UpstreamRequest, asking: Asking) -> AbstractAsyncContextManager[Answer]:
+        """Ask how many tokens a request's prompt has, under the same rules as `send()`."""
+        return self._tokenize.send(Asking(token_question(request), *asking[1:]))
 
     def models(self, asking: Asking) -> AbstractAsyncContextManager[Answer]:
         """Ask for the list of models, under the same rules as `send()`."""

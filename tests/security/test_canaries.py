@@ -210,6 +210,17 @@ class World:
         head = self.head("POST", "/v1/chat/completions", self.bearer(key), *headers)
         return await self.ask(case, head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
 
+    async def message(self, case: str, body: dict[str, Any], key: str = "alice", *, counts: bool = False) -> bytes:
+        """The same for Anthropic's API, with a key as its clients send it; "" is one that nobody knows."""
+        data = json.dumps(body).encode()
+        head = self.head("POST", "/v1/messages/count_tokens" if counts else "/v1/messages", self.bearer(""))
+        if key:
+            known = self.bearer(key).rpartition(" ")[2]
+            head = head.replace(
+                b"X-Api-Key: " + self.canaries["client: x-api-key"].encode(), b"X-Api-Key: " + known.encode()
+            )
+        return await self.ask(case, head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+
     def bearer(self, who: str) -> str:
         """The Authorization header of a principal, a token or one of the settings' keys."""
         known = {"": "", "api": self.canaries["server: api key"], "batch": self.canaries["server: batch key"]}
@@ -253,6 +264,29 @@ class World:
             ],
         } | fields
 
+    def message_request(self, **fields: Any) -> dict[str, Any]:
+        """`request()` in the words of Anthropic's API."""
+        said = {name.partition(": ")[2]: self.canaries[name] for name in self.canaries.names("content: ")}
+        schema = {"type": "object", "properties": {"command": {"type": "string", "description": said["tool"]}}}
+        picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": said["picture"]}}
+        call = {"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"command": said["arguments"]}}
+        thought = {"type": "thinking", "thinking": said["thoughts"], "signature": said["thoughts"]}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": said["result"], "is_error": True}
+        paper = {"type": "document", "title": said["prompt"], "source": {"type": "url", "url": said["prompt"]}}
+        return {
+            "model": "devstral",
+            "max_tokens": 100,
+            "metadata": {"user_id": said["user"]},
+            "context_management": {"trace": said["metadata"]},
+            "system": [{"type": "text", "text": said["system prompt"]}],
+            "tools": [{"name": "bash", "input_schema": schema}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": said["prompt"]}, picture, paper]},
+                {"role": "assistant", "content": [thought, call]},
+                {"role": "user", "content": [result]},
+            ],
+        } | fields
+
 
 #: The keys of the file, by their names, and their tiers.
 _KEYS = {"alice": "", "root": "operator", "slow": "slow", "narrow": "narrow", "lost": "not-there"}
@@ -288,6 +322,54 @@ async def walk(world: World) -> None:
     await _strangers(world)
     await _failures_of_upstreams(world)
     await _crashes(world)
+    await _messages(world)
+
+
+async def _messages(world: World) -> None:
+    """Through the front door of Anthropic's clients, whose keys stand in a header of their own."""
+    canaries = world.canaries
+    prompt = canaries["content: prompt"]
+    both = (world.first, world.second)
+    answer = completion(canaries["content: answer"])
+    answer["choices"][0]["message"]["reasoning"] = canaries["content: thoughts"]
+    for upstream in both:
+        upstream.script = [whole(answer)]
+    for key in ("alice", "good", "api", "batch", "", "client: wrong key", "expired", "lost", "narrow"):
+        await world.message(f"a message for {key or 'a stranger'}", world.message_request(), key)
+    for upstream in both:
+        upstream.script = [text_stream(canaries["content: answer"])]
+    await world.message("a streamed message", world.message_request(stream=True))
+    bad = {
+        "no limit": {"max_tokens": None},
+        "content that is a number": {"messages": [{"role": "user", "content": 5}], "system": prompt},
+        "an unknown role": {"messages": [{"role": prompt, "content": prompt}]},
+        "a block of another role": {"messages": [{"role": "user", "content": [{"type": "tool_use", "name": prompt}]}]},
+        "a choice of another API": {"tool_choice": prompt},
+    }
+    for name, fields in bad.items():
+        await world.message(f"a message with {name}", world.message_request(**fields))
+    for name, script in _echoes(prompt).items():
+        for upstream in both:
+            upstream.script = script
+        for stream in (False, True):
+            kind = "streamed" if stream else "whole"
+            await world.message(f"upstream, {name}, for a {kind} message", world.message_request(stream=stream))
+        await world.message(f"upstream, {name}, for a count", world.message_request(), counts=True)
+    for which, upstream in (("first", world.first), ("second", world.second)):
+        error = {"message": f"The key {canaries[f'server: key of the {which}']} has expired", "code": 401}
+        upstream.script = [
+            STREAM_HEAD,
+            event(text_chunk("Hel", role="assistant")),
+            0.1,
+            event({"error": error}),
+            STREAM_END,
+        ]
+    for number in range(2):
+        await world.message(f"a message in which a key is repeated, {number}", world.message_request(stream=True))
+    for upstream in both:
+        upstream.script = [whole({"count": 9})]
+    await world.message("a count", world.message_request(), counts=True)
+    await world.message("a count for a stranger", world.message_request(), "", counts=True)
 
 
 async def _pages(world: World) -> None:
@@ -719,6 +801,23 @@ def test_no_answer_holds_a_key_or_a_credential(world):
     content = world.canaries.names("content: ")
 
     assert world.canaries.sightings(world.answers, but=content) == []
+
+
+def test_a_key_in_anthropics_header_lets_in_whom_it_should(world):
+    asked = {
+        case: answer.split(b" ", 2)[1] for case, answer in world.answers.items() if case.startswith("a message for")
+    }
+
+    assert [case.rpartition(" ")[2] for case, status in asked.items() if status == b"200"] == [
+        "alice",
+        "good",
+        "api",
+        "batch",
+    ]
+    assert {status for case, status in asked.items() if case.endswith(("stranger", "wrong key", "expired"))} == {b"401"}
+    assert asked["a message for lost"] == asked["a message for narrow"] == b"403"
+    assert world.answers["a count"].endswith(b'{"input_tokens":9}')
+    assert b"message_stop" in world.answers["a streamed message"]
 
 
 def test_no_error_of_the_proxys_own_quotes_what_was_said(world):

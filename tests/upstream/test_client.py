@@ -170,8 +170,9 @@ async def test_only_one_method_sends_a_completion_and_it_wants_a_translated_requ
     """The type checker proves the rest; here only that nothing else is public."""
     public = {name for name in vars(Connections) if not name.startswith("_")}
 
-    assert public == {"open", "close", "send", "models", "is_healthy", "question"}
-    assert Connections.send.__annotations__["request"].__name__ == "UpstreamRequest"
+    assert public == {"open", "close", "send", "tokenize", "models", "is_healthy", "question"}
+    for method in (Connections.send, Connections.tokenize):
+        assert method.__annotations__["request"].__name__ == "UpstreamRequest"
 
 
 async def test_closing_leaves_no_connection_behind():
