@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "values": {"msgspec"},
     "wire": {"msgspec", "orjson", "errors"},
     "translate": {"msgspec", "orjson", "errors", "wire"},
+    "fronts": {"msgspec", "orjson", "errors"},
     "config": {"msgspec", "translate", "values"},
     "observe": {"msgspec", "orjson", "prometheus_client", "structlog", "config", "errors"},
     "access": {"msgspec", "aiohttp", "joserfc", "multidict", "config", "errors"},
@@ -30,11 +31,12 @@ MAY_IMPORT = {
     },
     "edge": {
         *("msgspec", "orjson", "aiohttp", "multidict", "structlog"),
-        *("__version__", "access", "config", "errors", "observe", "store", "translate", "upstream", "wire"),
+        *("__version__", "access", "config", "errors", "fronts", "observe", "store", "translate"),
+        *("upstream", "wire"),
     },
     "process": {
         *("msgspec", "aiohttp", "structlog", "uvloop"),
-        *("__version__", "access", "config", "demo", "edge", "observe", "store", "translate", "upstream"),
+        *("__version__", "access", "config", "demo", "edge", "fronts", "observe", "store", "translate", "upstream"),
     },
     "tail": {"msgspec", "orjson", "__version__"},
     "doctor": {
@@ -52,7 +54,7 @@ MAY_IMPORT = {
 }
 
 #: The pure rooms neither wait, nor talk, nor log.
-PURE = ("wire", "translate")
+PURE = ("wire", "translate", "fronts")
 IMPURE = {"asyncio", "aiohttp", "logging", "selectors", "socket", "ssl", "structlog", "uvloop"}
 
 MODULE_LINES = 400

@@ -17,7 +17,7 @@ from proxy.upstream.replica import Replica
 from proxy.wire import headers as wire
 
 #: Translating so much takes about a millisecond: longer than what a stream's event may wait for.
-_LARGE_BODY: Final = 256 * 1024
+LARGE_BODY: Final = 256 * 1024
 
 
 class Question:
@@ -85,7 +85,7 @@ class Question:
         if profile is self._profile:
             return self._request
         work = partial(translate_request, self._body, profile, strict=self._is_strict, user_agent=self._user_agent)
-        if len(self._body) < _LARGE_BODY:
+        if len(self._body) < LARGE_BODY:
             request = work()
         else:
             request = await asyncio.get_running_loop().run_in_executor(self._edge.translator, work)

@@ -1,5 +1,6 @@
 """
-POST /v1/chat/completions: one request through the core to a model server, and its answer back.
+POST /v1/chat/completions, and what comes through another front door as a chat: one request through the core to a model
+server, and its answer back.
 
     its turn -> body -> choose -> translate -> limits -> send -+- asked whole ----> read, translate, answer
                                                                +- asked streamed -> piece by piece (streaming.py)
@@ -11,6 +12,7 @@ from aiohttp import web
 from proxy.edge.authentication import require_model
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
+from proxy.edge.front_door import in_chat_form
 from proxy.edge.heartbeat import Heartbeat
 from proxy.edge.intake import checked_head, read_json_body
 from proxy.edge.limits import FREE, Ticket, estimate_of
@@ -36,6 +38,8 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
         call.record.queue_ms = place.waited_ms
         body = await read_json_body(call.request, config, place)
         call.record.bytes_in = len(body)
+        if call.front is not None:
+            body = await in_chat_form(edge, call.front, body)
         question = Question(edge, call, body)
         errand, request = await question.errand()
         note_request(call, request)

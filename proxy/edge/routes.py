@@ -24,6 +24,7 @@ from proxy.edge.openapi import openapi_page
 from proxy.edge.record import clipped
 from proxy.edge.ui import page as ui
 from proxy.errors import MethodNotAllowed, NotFound
+from proxy.fronts.table import FRONTS
 from proxy.observe.metrics import CONTENT_TYPE
 
 _encode = msgspec.json.Encoder().encode
@@ -106,6 +107,7 @@ READY: Final = ("/health/ready", "/readyz", "/health/readiness", "/readiness")
 ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
     {
         "/v1/chat/completions": {"POST": _chat},
+        **{path: {"POST": _chat} for path in FRONTS},
         "/v1/models": {"GET": _models},
         "/health": {"GET": _health},
         # the names that charts and scripts of other servers use
@@ -140,6 +142,9 @@ async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
         ProxyError: nothing does, or what does failed.
     """
     path = call.request.rel_url.raw_path.rstrip("/") or "/"
+    make_front = FRONTS.get(path)
+    if make_front is not None:  # first of all: what is refused is refused in the front's own words
+        call.front = make_front()
     endpoint = _find_endpoint(call.request.method, path)
     if path in ui.ROUTES and not ui.is_shown(edge, call):
         raise NotFound(f"Unknown path {path}")

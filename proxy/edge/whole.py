@@ -69,7 +69,7 @@ def note_request(call: Call, request: UpstreamRequest) -> None:
     record = call.record
     record.model = clipped(request.model)
     record.stream = request.stream
-    record.rules = request.rules_applied
+    record.rules = request.rules_applied if call.front is None else call.front.rules + request.rules_applied
 
 
 def note_answer(call: Call, answer: CompletionAnswer | StreamTranslator) -> None:

@@ -6,6 +6,7 @@ import uvloop
 
 from proxy.access.exposure import check_exposure
 from proxy.edge.routes import ROUTES
+from proxy.fronts.table import FRONT_RULES
 from proxy.observe.logs import configure_logs
 from proxy.observe.metrics import Metrics
 from proxy.process.address import address_of
@@ -59,4 +60,4 @@ def new_metrics(workers: int = 1) -> Metrics:
 def _rule_names() -> tuple[str, ...]:
     entries = (*MESSAGE_RULES, *CHAT_RULES)
     rules = (rule for entry in entries for rule in (entry.rules.values() if isinstance(entry, Choice) else (entry,)))
-    return tuple(dict.fromkeys((*(rule.__name__ for rule in rules), *ANSWER_RULES)))
+    return tuple(dict.fromkeys((*(rule.__name__ for rule in (*FRONT_RULES, *rules)), *ANSWER_RULES)))
