@@ -13,6 +13,7 @@ import proxy.translate.profile
 from proxy.cli import ExitCode
 from proxy.config import OPTIONS, SETTINGS, Backend, Grant, Issuer, ModelSettings, Tier, rows_of
 from proxy.errors import ProxyError
+from proxy.fronts.responses_rules import RESPONSES_RULES
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.capabilities import DECISIONS, PROBES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, PROFILE_NAMES, Choice, build_profile
@@ -91,6 +92,11 @@ def request_rules_table():
     )
 
 
+def responses_rules_table():
+    head = [row("Rule", "What it does"), row(*["---"] * 2)]
+    return "\n".join([*head, *(row(code(rule.__name__), first_line(rule)) for rule in RESPONSES_RULES)])
+
+
 def answer_rules_table():
     head = [row("Rule", "What it does"), row(*["---"] * 2)]
     return "\n".join([*head, *(row(code(name), doc) for name, doc in ANSWER_RULES.items())])
@@ -155,6 +161,7 @@ TABLES = {
     "profiles": profiles_table,
     "rules of the request": request_rules_table,
     "rules of the answer": answer_rules_table,
+    "rules of the Responses API": responses_rules_table,
 }
 
 

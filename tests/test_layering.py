@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "values": {"msgspec"},
     "wire": {"msgspec", "orjson", "errors"},
     "translate": {"msgspec", "orjson", "errors", "wire"},
-    "fronts": {"msgspec", "orjson", "errors"},
+    "fronts": {"msgspec", "orjson", "errors", "wire"},
     "config": {"msgspec", "translate", "values"},
     "observe": {"msgspec", "orjson", "prometheus_client", "structlog", "config", "errors"},
     "access": {"msgspec", "aiohttp", "joserfc", "multidict", "config", "errors"},

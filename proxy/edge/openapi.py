@@ -5,6 +5,7 @@ GET /openapi.json: this server described in OpenAPI 3.1, made once.
     openapi_answer     what a client gets
     openapi_errors     errors and headers
     openapi_examples   requests to try
+    openapi_responses  the Responses API
 
 tests/edge/test_openapi.py compares it with the routes, with recorded requests and with real answers.
 """
@@ -30,6 +31,7 @@ from proxy.edge.openapi_errors import (
 )
 from proxy.edge.openapi_examples import answer_examples, curl_samples, request_examples, stream_example
 from proxy.edge.openapi_request import DEPENDS, OTHERWISE, ref, request_schemas
+from proxy.edge.openapi_responses import responses_operation, responses_schemas
 
 Json = dict[str, Any]
 
@@ -73,6 +75,7 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
         ],
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
+            "/v1/responses": {"post": responses_operation([_parameter(name) for name in _parameters()], _GUARD)},
             "/v1/models": {"get": _models()},
             "/health": {"get": _health()},
             **{path: {"get": _live(path)} for path in live},
@@ -83,7 +86,7 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
             "/": {"get": _open("index", "Where the rest is", "Index")},
         },
         "components": {
-            "schemas": {**request_schemas(), **answer_schemas()},
+            "schemas": {**request_schemas(), **answer_schemas(), **responses_schemas()},
             "responses": error_responses(),
             "headers": header_components(),
             "parameters": _parameters(),

@@ -144,7 +144,7 @@ async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
     path = call.request.rel_url.raw_path.rstrip("/") or "/"
     make_front = FRONTS.get(path)
     if make_front is not None:  # first of all: what is refused is refused in the front's own words
-        call.front = make_front()
+        call.front = make_front(call.record.request_id)
     endpoint = _find_endpoint(call.request.method, path)
     if path in ui.ROUTES and not ui.is_shown(edge, call):
         raise NotFound(f"Unknown path {path}")

@@ -5,9 +5,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from proxy.fronts.front import Front
+from proxy.fronts.responses import Responses
+from proxy.fronts.responses_rules import RESPONSES_RULES
 
-#: path -> what makes the front of one request to it
-FRONTS: Final[Mapping[str, Callable[[], Front]]] = MappingProxyType({})
+#: path -> what makes the front of one request to it, of its id
+FRONTS: Final[Mapping[str, Callable[[str], Front]]] = MappingProxyType({"/v1/responses": Responses})
 
 #: In the order of the README.
-FRONT_RULES: Final[tuple[Callable[..., Any], ...]] = ()
+FRONT_RULES: Final[tuple[Callable[..., Any], ...]] = (*RESPONSES_RULES,)

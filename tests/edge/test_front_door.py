@@ -31,7 +31,8 @@ def shouted(text):
 class Echo:
     """Takes `{"say": TEXT}`; answers with the chat's own answer between brackets. A role alone says nothing to it."""
 
-    def __init__(self):
+    def __init__(self, request_id):
+        assert request_id
         self.rules = ()
 
     def request(self, body, *, strict):
