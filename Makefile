@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
+CODEX := tests/clients/js-codex/node_modules
 
 .PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
@@ -62,7 +63,7 @@ chaos: $(VENV)/.run-stamp ## Kill, stop and restart replicas and workers under l
 soak: $(VENV)/.run-stamp ## Send 100,000 requests beside 500 open streams; fail when memory, files, tasks or counters grow
 	$(BIN)/python -m tests.soak --seed $(SEED) $(ARGS)
 
-test-clients: $(VENV)/.dev-stamp .venv-clients/.stamp $(AI_SDK)/.stamp ## Let LangChain and the Vercel AI SDK (needs node and npm) use the proxy
+test-clients: $(VENV)/.dev-stamp .venv-clients/.stamp $(AI_SDK)/.stamp $(CODEX)/.stamp ## Let LangChain, the Vercel AI SDK and Codex (needs node and npm) use the proxy
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 # --- the conformance kit: it is the gateway's model server on UPSTREAM_PORT, and its client; see tests/kit/__main__.py.
@@ -125,6 +126,12 @@ $(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.js
 	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
 	@echo 'Installing into $(AI_SDK) from $<'
 	@npm ci --prefix tests/clients/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
+$(CODEX)/.stamp: tests/clients/js-codex/package-lock.json tests/clients/js-codex/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(CODEX) from $<'
+	@npm ci --prefix tests/clients/js-codex --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 # --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
@@ -232,8 +239,10 @@ lock-clients: .venv-lock/$(UV_VERSION) ## Write the locks of the clients' tests 
 	@echo '# LangChain for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients.txt
 	@echo langchain-openai==1.7.3 | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-clients.txt
-	@npm install --prefix tests/clients/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
-	    --no-audit --no-fund --no-update-notifier --loglevel=error
+	@for client in js js-codex; do \
+	    npm install --prefix tests/clients/$$client --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+	        --no-audit --no-fund --no-update-notifier --loglevel=error; \
+	done
 
 # LiteLLM demands two packages in versions that not every mirror has. Here the one only migrates a
 # database that is not used, and the other holds certificates for connections that are not made: any version will do.
@@ -260,5 +269,5 @@ lock-peer-%: .venv-lock/$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf $(AI_SDK) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(AI_SDK) $(CODEX) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +
