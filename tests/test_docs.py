@@ -14,6 +14,7 @@ from proxy.cli import ExitCode
 from proxy.config import OPTIONS, SETTINGS, Backend, Grant, Issuer, ModelSettings, Tier, rows_of
 from proxy.errors import ProxyError
 from proxy.fronts.messages_request import MESSAGES_RULES
+from proxy.fronts.responses_rules import RESPONSES_RULES
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.capabilities import DECISIONS, PROBES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, PROFILE_NAMES, Choice, build_profile
@@ -162,6 +163,7 @@ TABLES = {
     "rules of the request": request_rules_table,
     "rules of the Messages API": partial(front_rules_table, MESSAGES_RULES),
     "rules of the answer": answer_rules_table,
+    "rules of the Responses API": partial(front_rules_table, RESPONSES_RULES),
 }
 
 

@@ -6,6 +6,7 @@ GET /openapi.json: this server described in OpenAPI 3.1, made once.
     openapi_errors     errors and headers
     openapi_examples   requests to try
     openapi_messages   Anthropic's Messages API
+    openapi_responses  the Responses API
 
 tests/edge/test_openapi.py compares it with the routes, with recorded requests and with real answers.
 """
@@ -32,6 +33,7 @@ from proxy.edge.openapi_errors import (
 from proxy.edge.openapi_examples import answer_examples, curl_samples, request_examples, stream_example
 from proxy.edge.openapi_messages import messages_headers, messages_operations, messages_responses, messages_schemas
 from proxy.edge.openapi_request import DEPENDS, OTHERWISE, ref, request_schemas
+from proxy.edge.openapi_responses import responses_operation, responses_schemas
 
 Json = dict[str, Any]
 
@@ -76,6 +78,7 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
             **messages_operations([_parameter(name) for name in _parameters()], (*_GUARD, {"apiKey": []})),
+            "/v1/responses": {"post": responses_operation([_parameter(name) for name in _parameters()], _GUARD)},
             "/v1/models": {"get": _models()},
             "/health": {"get": _health()},
             **{path: {"get": _live(path)} for path in live},
@@ -86,7 +89,7 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
             "/": {"get": _open("index", "Where the rest is", "Index")},
         },
         "components": {
-            "schemas": {**request_schemas(), **answer_schemas(), **messages_schemas()},
+            "schemas": {**request_schemas(), **answer_schemas(), **messages_schemas(), **responses_schemas()},
             "responses": {**error_responses(), **messages_responses()},
             "headers": {**header_components(), **messages_headers()},
             "parameters": _parameters(),
