@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "wire": {"msgspec", "orjson", "errors"},
     "translate": {"msgspec", "orjson", "errors", "wire"},
     "config": {"msgspec", "translate", "values"},
-    "observe": {"msgspec", "orjson", "prometheus_client", "structlog", "config", "errors"},
+    "observe": {"msgspec", "orjson", "prometheus_client", "structlog", "__version__", "config", "errors"},
     "access": {"msgspec", "aiohttp", "joserfc", "multidict", "config", "errors"},
     "store": {"msgspec", "valkey", "config"},
     "demo": {"msgspec", "aiohttp"},

@@ -16,17 +16,17 @@ from proxy.edge.connection import from_http_exception
 from proxy.edge.doubt import refuse_doubtful
 from proxy.edge.edge import Edge
 from proxy.edge.record import note_client_left, note_error, write
-from proxy.edge.routes import dispatch
+from proxy.edge.routes import Dispatch
 from proxy.edge.sampling import is_logged
 from proxy.errors import ProxyError, ShuttingDown
 
 
-async def guard(edge: Edge, call: Call) -> web.StreamResponse:
-    """Answer a request; whatever happens, in a way that the client can parse, with one line in the log."""
+async def guard(edge: Edge, call: Call, dispatch: Dispatch) -> web.StreamResponse:
+    """Answer by `dispatch`; whatever happens, in a way that the client can parse, with one line in the log."""
     task = edge.in_flight.enter(call.stopwatch)
     edge.metrics.begin()
     try:
-        return await _answered(edge, call)
+        return await _answered(edge, call, dispatch)
     except asyncio.CancelledError:
         note_client_left(call.record)
         raise
@@ -44,7 +44,7 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
         edge.recent.add(call.record)
 
 
-async def _answered(edge: Edge, call: Call) -> web.StreamResponse:
+async def _answered(edge: Edge, call: Call, dispatch: Dispatch) -> web.StreamResponse:
     try:
         refuse_doubtful(call.request)
         return await dispatch(edge, call)

@@ -28,6 +28,7 @@ from proxy.translate.profile import build_profile
 #: What a running process cannot change: its port, its workers, where its log is, and the form of its connections.
 NEEDS_RESTART: Final = frozenset(
     {"host", "port", "reuse_port", "workers", "log_file", "log_level", "debug", "shortcuts", "store_url"}
+    | {"metrics_port", "metrics_host"}
 )
 #: Nor does it begin to speak TLS, or cease to. Other certificates it takes at once.
 _TLS: Final = frozenset({"tls_cert_file", "tls_key_file", "tls_client_ca_file"})

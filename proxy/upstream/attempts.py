@@ -25,6 +25,7 @@ from proxy.translate.profile import Profile
 from proxy.translate.request import UpstreamRequest
 from proxy.upstream.answer import Answer, Limits, read_at_most
 from proxy.upstream.choice import Ask
+from proxy.upstream.error_kind import error_kind
 from proxy.upstream.pool import Pool
 from proxy.upstream.replica import Replica
 from proxy.upstream.retry import REJECTED_SHAPE, Verdict, retry_reason, verdict
@@ -41,6 +42,7 @@ class Trail(Protocol):
     attempts: int
     replica: str | None
     retried: tuple[str, ...]
+    upstream_errors: tuple[str, ...]
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +50,8 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     What is to be asked: `translate` gives the request for a replica's profile; None asks for the list of models.
 
     `first` is the replica that `Pool.choose()` gave for it; `avoid` are those that have failed at it before.
-    `trail` gets the number of attempts, the last replica, and why there was another attempt, once for each.
+    `trail` gets the number of attempts, the last replica, why there was another attempt, and what went wrong, once for
+    each.
     """
 
     first: Replica
@@ -110,13 +113,13 @@ class Sending:
             await self._exchange.__aexit__(kind, error, trace)
         except BaseException as exc:
             if isinstance(exc, UpstreamError):
-                self._judge(exc)
+                self._judge(exc, has_begun=True)
             else:
                 self._pool.untold(self.replica)
             raise
         else:
             if error is None or isinstance(error, UpstreamError):
-                self._judge(self.failure or error)
+                self._judge(self.failure or error, has_begun=True)
             else:  # the client left, or this process is at fault
                 self._pool.untold(self.replica)
         finally:
@@ -144,7 +147,7 @@ class Sending:
             self.answer = await _entered(exchange)
         except BaseException as exc:
             if isinstance(exc, UpstreamError):
-                self._judge(exc)
+                self._judge(exc, has_begun=False)
             else:
                 pool.untold(replica)
             pool.ended(replica)
@@ -162,8 +165,10 @@ class Sending:
         self.request = await errand.translate(self._profile)
         return replica.connections.send(self.request, asking)
 
-    def _judge(self, error: UpstreamError | None) -> None:
+    def _judge(self, error: UpstreamError | None, *, has_begun: bool) -> None:
         pool, replica = self._pool, self.replica
+        if error is not None:
+            self._errand.trail.upstream_errors += (error_kind(error, has_begun=has_begun),)
         if isinstance(error, Stale):
             pool.untold(replica)
             return
