@@ -194,9 +194,9 @@ bench: $(VENV)/.run-stamp ## Measure the proxy beside a bare relay and nginx, wr
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 # Each writes benchmarks/results/NAME.json; one whose program loses something does not keep the others from running.
-SECTIONS := latency throughput paced memory lag workers
+SECTIONS := latency throughput paced memory lag workers scrape
 
-bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams, memory, loop lag and workers
+bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams, memory, loop lag, workers and scrapes
 	@failed=; for section in $(SECTIONS); do \
 	    echo "$$section:"; $(BIN)/python -m benchmarks.$$section $(ARGS) || failed="$$failed $$section"; \
 	done; \

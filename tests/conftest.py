@@ -27,6 +27,7 @@ from proxy.upstream.answer import Answer, Limits
 from proxy.upstream.replica import Sight
 from proxy.upstream.route import Asking, Leg
 from tests.fakes import until
+from tests.installed import installed as installed
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -49,6 +49,9 @@ SAMPLES = {
     "vllm_api_key": (SECRET, f'"{SECRET}"', SECRET),
     "host": ("0.0.0.0", '"0.0.0.0"', "0.0.0.0"),
     "port": ("0", "0", 0),
+    "metrics_port": ("9100", "9100", 9100),
+    "metrics_host": ("10.0.0.7", '"10.0.0.7"', "10.0.0.7"),
+    "metrics_auth": ("open", '"open"', "open"),
     "workers": ("4", "4", 4),
     "backends": (
         '[{"url": "http://a:1"}, {"url": "unix:/run/b.sock", "name": "b", "weight": 2, "models": ["m"]}]',

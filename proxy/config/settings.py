@@ -82,6 +82,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "Let another instance with this setting share the port, so that a new version can take over.", "REUSE_PORT"
         ),
     ] = False
+    metrics_port: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=65_535),
+        About(
+            "The port of a listener of its own for /metrics, which then is not on `port`; 0 is none.",
+            "PROXY_METRICS_PORT",
+            alias="--prometheus-port",
+        ),
+    ] = 0
+    metrics_host: Annotated[
+        str, About("The address that this listener listens on.", "PROXY_METRICS_HOST", "address")
+    ] = "127.0.0.1"
+    metrics_auth: Annotated[
+        Literal["auto", "open"],
+        About(
+            "Whether this listener asks for an operator's key: `auto` is where `port` would, `open` is never.",
+            "PROXY_METRICS_AUTH",
+        ),
+    ] = "auto"
     workers: Annotated[
         int,
         msgspec.Meta(ge=0, le=1024),

@@ -103,7 +103,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                 row.flag, dest=row.name, metavar="BOOL", nargs="?", const="true", default=absent, help=text
             )
         else:
-            parser.add_argument(row.flag, dest=row.keys[-1], metavar="VALUE", default=absent, help=text)
+            flags = (row.flag, row.about.alias) if row.about.alias else (row.flag,)
+            parser.add_argument(*flags, dest=row.keys[-1], metavar="VALUE", default=absent, help=text)
 
 
 class _FlagParser(argparse.ArgumentParser):

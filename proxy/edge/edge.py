@@ -65,5 +65,14 @@ class Edge(msgspec.Struct):
         if self.link is not None:
             self.link.wait_at_most(config.store_timeout_s)
         self.cache.apply(config, self.link)
+        self.metrics.apply(config)
         self.deadlines = Deadlines(config)
         self.config = config
+
+    def tell(self) -> None:
+        """Write down how things stand; it is done several times a second, for what changes more often."""
+        self.admission.tell()
+        self.metrics.oldest(self.in_flight.oldest_ms)
+        self.metrics.caching(*self.cache.size)
+        is_draining = self.in_flight.is_draining
+        self.metrics.standing(is_ready=self.pool.is_ready and not is_draining, is_draining=is_draining)

@@ -17,7 +17,7 @@ from proxy.edge.connection import from_http_exception
 from proxy.edge.doubt import refuse_doubtful
 from proxy.edge.edge import Edge
 from proxy.edge.record import note_client_left, note_error, write
-from proxy.edge.routes import ROUTES, dispatch
+from proxy.edge.routes import ROUTES, Dispatch
 from proxy.edge.sampling import is_logged
 from proxy.errors import ProxyError, ShuttingDown
 
@@ -25,8 +25,8 @@ from proxy.errors import ProxyError, ShuttingDown
 _TRACED: Final = frozenset(path for path in ROUTES if path.startswith("/v1/"))
 
 
-async def guard(edge: Edge, call: Call) -> web.StreamResponse:
-    """Answer a request; whatever happens, in a way that the client can parse, with one line in the log."""
+async def guard(edge: Edge, call: Call, dispatch: Dispatch) -> web.StreamResponse:
+    """Answer by `dispatch`; whatever happens, in a way that the client can parse, with one line in the log."""
     tracer = edge.tracer
     if tracer is not None and call.record.path.rstrip("/") not in _TRACED:
         tracer = None
@@ -35,7 +35,7 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
     task = edge.in_flight.enter(call.stopwatch)
     edge.metrics.begin()
     try:
-        return await _answered(edge, call)
+        return await _answered(edge, call, dispatch)
     except asyncio.CancelledError:
         note_client_left(call.record)
         raise
@@ -55,7 +55,7 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
             tracer.finish(call.record, call.trace, call.stopwatch, call.request.scheme)
 
 
-async def _answered(edge: Edge, call: Call) -> web.StreamResponse:
+async def _answered(edge: Edge, call: Call, dispatch: Dispatch) -> web.StreamResponse:
     try:
         refuse_doubtful(call.request)
         return await dispatch(edge, call)

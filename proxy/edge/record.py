@@ -36,6 +36,8 @@ class Record(msgspec.Struct, kw_only=True):
     replica: str | None = None
     attempts: int = 0
     retried: tuple[str, ...] = ()
+    #: what went wrong with model servers, once for each time that it was sent (upstream/error_kind.py)
+    upstream_errors: tuple[str, ...] = ()
     failover: str | None = None
     queue_ms: float | None = None
     read_ms: float | None = None
@@ -57,6 +59,9 @@ class Record(msgspec.Struct, kw_only=True):
     ttft_ms: float | None = None
     upstream_ms: float | None = None
     rules: tuple[str, ...] = ()
+    #: calls that came as text, and what was wrong with calls: once for each call that had it
+    calls_recovered: int = 0
+    calls_malformed: tuple[str, ...] = ()
     finish_reason: str | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None

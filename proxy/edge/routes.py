@@ -102,6 +102,8 @@ async def _index(edge: Edge, call: Call) -> web.StreamResponse:
         "version": "/version",
         "openapi": "/openapi.json",
         "docs": "/docs",
+        **({"ui": ui.PAGE} if ui.is_shown(edge, call) else {}),
+        **({} if edge.config.metrics_port else {"metrics": _METRICS}),
     }
     return await call.send(_encode({"name": "devstral-proxy", "version": __version__, "links": links}))
 
@@ -135,10 +137,17 @@ PAGES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
     }
 )
 
+_METRICS: Final = "/metrics"
 #: Routes that show what others do.
-OPERATORS: Final = frozenset({"/metrics", "/health", ui.EVENTS})
+OPERATORS: Final = frozenset({_METRICS, "/health", ui.EVENTS})
 #: Routes for everybody, authentication or not: what balancers ask, and what is the same in every installation.
 OPEN: Final = frozenset({*LIVE, *READY, *PAGES, "/version", "/openapi.json", "/"}) - OPERATORS
+
+
+#: What the listener of `metrics_port` answers.
+APART: Final = frozenset({_METRICS, *LIVE, *READY})
+
+Dispatch = Callable[[Edge, Call], Awaitable[web.StreamResponse]]
 
 
 async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
@@ -155,10 +164,27 @@ async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
     if make_front is not None:  # first of all: what is refused is refused in the front's own words
         call.front = make_front(call.record.request_id)
     endpoint = _find_endpoint(call.request.method, path)
-    if path in ui.ROUTES and not ui.is_shown(edge, call):
+    is_hidden = path in ui.ROUTES and not ui.is_shown(edge, call)
+    if is_hidden or (path == _METRICS and edge.config.metrics_port):
         raise NotFound(f"Unknown path {path}")
     if path not in OPEN:
         await let_in(edge, call, operators_only=path in OPERATORS)
+    return await endpoint(edge, call)
+
+
+async def dispatch_apart(edge: Edge, call: Call) -> web.StreamResponse:
+    """
+    Do as `dispatch` does for a request that came by the metrics' own listener.
+
+    Raises:
+        ProxyError: nothing answers it, or what does failed.
+    """
+    path = call.request.rel_url.raw_path.rstrip("/") or "/"
+    if path not in APART:
+        raise NotFound(f"Unknown path {clipped(path)}")
+    endpoint = _find_endpoint(call.request.method, path)
+    if path == _METRICS and edge.config.metrics_auth != "open":
+        await let_in(edge, call, operators_only=True)
     return await endpoint(edge, call)
 
 

@@ -42,6 +42,7 @@ async def opened(
         ConfigError, ValueError, OSError: the configuration cannot be used.
     """
     async with AsyncExitStack() as closing:
+        metrics.apply(config)
         sweep = Sweep()
         translator = ThreadPoolExecutor(1, "translate")
         closing.callback(translator.shutdown, wait=False, cancel_futures=True)

@@ -78,7 +78,7 @@ class Stream:
             if self._visit.entry is not None:
                 return await self._visit.answer()
             self._gathered = self._visit.gathering()
-        self._call.note_gap = self._edge.metrics.observe_gap
+        self._call.note_gap = self._edge.metrics.models.gaps_of(self._call.record.model)
         sent_at = self._call.record.sent_ms = self._call.stopwatch.ms()
         try:
             return await self._asked()

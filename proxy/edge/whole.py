@@ -8,12 +8,13 @@ from proxy.edge.cache import Visit
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
 from proxy.edge.record import clipped
-from proxy.errors import UpstreamProtocolError
+from proxy.errors import UpstreamError, UpstreamProtocolError
 from proxy.translate.completion import CompletionAnswer, translate_completion
 from proxy.translate.request import UpstreamRequest
 from proxy.translate.stream import StreamTranslator
 from proxy.upstream.answer import Answer, read_whole
 from proxy.upstream.attempts import Errand, Sending
+from proxy.upstream.error_kind import error_kind
 from proxy.wire import headers as wire
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
@@ -39,7 +40,11 @@ async def answer_whole(edge: Edge, call: Call, errand: Errand, visit: Visit | No
             whole = await whole_body(sent.answer)
     finally:
         call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
-    translated = translate_completion(whole, sent.request.expectation)
+    try:
+        translated = translate_completion(whole, sent.request.expectation)
+    except UpstreamError as exc:
+        call.record.upstream_errors += (error_kind(exc, has_begun=True),)
+        raise
     note_answer(call, translated)
     if visit is not None:
         visit.keep(translated, sent.request)
@@ -77,6 +82,7 @@ def note_answer(call: Call, answer: CompletionAnswer | StreamTranslator) -> None
     """Write down what was answered."""
     record = call.record
     record.rules = tuple(dict.fromkeys(record.rules + answer.rules_applied))
+    record.calls_recovered, record.calls_malformed = answer.calls_recovered, answer.calls_malformed
     record.finish_reason = ",".join(answer.finish_reasons) or None
     if answer.usage is not None:
         record.tokens_in, record.tokens_out = answer.usage.prompt_tokens, answer.usage.completion_tokens

@@ -31,6 +31,7 @@ from proxy.translate.profile import build_profile
 NEEDS_RESTART: Final = frozenset(
     {
         *("host", "port", "reuse_port", "workers", "log_file", "log_level", "debug", "shortcuts", "store_url"),
+        *("metrics_port", "metrics_host"),
         *("otlp_endpoint", "otlp_traces_endpoint", "otlp_headers", "otel_sdk_disabled"),
     }
 )

@@ -26,6 +26,7 @@ from proxy.translate.profile import Profile
 from proxy.translate.request import UpstreamRequest
 from proxy.upstream.answer import Answer, Limits, read_at_most
 from proxy.upstream.choice import Ask
+from proxy.upstream.error_kind import error_kind
 from proxy.upstream.pool import Pool
 from proxy.upstream.replica import Replica
 from proxy.upstream.retry import REJECTED_SHAPE, Verdict, retry_reason, verdict
@@ -42,6 +43,7 @@ class Trail(Protocol):
     attempts: int
     replica: str | None
     retried: tuple[str, ...]
+    upstream_errors: tuple[str, ...]
     connect_ms: float | None
 
 
@@ -55,8 +57,8 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     With `counts` the replica is asked how many tokens the request has, and not for its answer.
 
     `first` is the replica that `Pool.choose()` gave for it; `avoid` are those that have failed at it before.
-    `trail` gets the number of attempts, the last replica, how long it took to have a connection to it, and why there
-    was another attempt, once for each.
+    `trail` gets the number of attempts, the last replica, how long it took to have a connection to it, why there was
+    another attempt, and what went wrong, once for each.
     """
 
     first: Replica
@@ -120,14 +122,14 @@ class Sending:
         except BaseException as exc:
             self._end_leg(exc)
             if isinstance(exc, UpstreamError):
-                self._judge(exc)
+                self._judge(exc, has_begun=True)
             else:
                 self._pool.untold(self.replica)
             raise
         else:
             self._end_leg(self.failure or error)
             if error is None or isinstance(error, UpstreamError):
-                self._judge(self.failure or error)
+                self._judge(self.failure or error, has_begun=True)
             else:  # the client left, or this process is at fault
                 self._pool.untold(self.replica)
         finally:
@@ -156,7 +158,7 @@ class Sending:
         except BaseException as exc:
             self._end_leg(exc)
             if isinstance(exc, UpstreamError):
-                self._judge(exc)
+                self._judge(exc, has_begun=False)
             else:
                 pool.untold(replica)
             pool.ended(replica)
@@ -192,8 +194,10 @@ class Sending:
         if leg.connected_at is not None:
             self._errand.trail.connect_ms = int((leg.connected_at - leg.began_at) * 1e6) / 1000
 
-    def _judge(self, error: UpstreamError | None) -> None:
+    def _judge(self, error: UpstreamError | None, *, has_begun: bool) -> None:
         pool, replica = self._pool, self.replica
+        if error is not None:
+            self._errand.trail.upstream_errors += (error_kind(error, has_begun=has_begun),)
         if isinstance(error, Stale):
             pool.untold(replica)
             return

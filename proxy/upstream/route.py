@@ -9,7 +9,13 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import (
+    UpstreamDisconnected,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from proxy.upstream.answer import Answer, Limits
 
 
@@ -17,7 +23,7 @@ class ConnectTimeout(UpstreamTimeout):
     """The timer for connecting fired: nothing was sent, so another replica may be asked."""
 
 
-class Stale(UpstreamProtocolError):
+class Stale(UpstreamDisconnected):
     """A connection that had been used before closed without a byte: the race with a server that ends an idle one."""
 
 
@@ -111,17 +117,17 @@ class Server(NamedTuple):
             return self.not_http()
         return self.no_answer()
 
-    def no_answer(self) -> UpstreamProtocolError:
+    def no_answer(self) -> UpstreamDisconnected:
         """Return the error of a connection that closed before an answer's status line had come."""
-        return UpstreamProtocolError(f"The model server at {self.host} closed the connection without an answer.")
+        return UpstreamDisconnected(f"The model server at {self.host} closed the connection without an answer.")
 
     def stale(self) -> Stale:
         """Return the same for a connection that had been used before."""
         return Stale(self.no_answer().message)
 
-    def broken_off(self) -> UpstreamProtocolError:
+    def broken_off(self) -> UpstreamDisconnected:
         """Return the error of an answer that did not come to its end."""
-        return UpstreamProtocolError(f"The model server at {self.host} broke off its answer.")
+        return UpstreamDisconnected(f"The model server at {self.host} broke off its answer.")
 
     def not_http(self) -> UpstreamProtocolError:
         """Return the error of an answer that is none."""
