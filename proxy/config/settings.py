@@ -241,12 +241,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     zone: Annotated[
         str,
         About(
-            "Where this proxy stands, whose upstreams come first, and the zones that come next, with commas between them.",
+            "The proxy's own zone, whose upstreams come first, and those that come next, with commas between them.",
             "ZONE",
             "names",
         ),
     ] = ""
-    # Arbitrary: four workers so send 256 requests, the smallest number that vLLM runs at once by default (max_num_seqs).
+    # Arbitrary: four workers so send 256 requests to a replica, a usual `max_num_seqs` of vLLM.
     zone_spill: Annotated[
         SizeOrZero,
         About(

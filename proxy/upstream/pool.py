@@ -209,9 +209,23 @@ class Pool:
         ready = self._zones.open_to((lambda replica: replica.serves(model)) if self._is_restricted else None)
         return self.take(self._picked(ready, ask) if ready else self._least_bad(self._serving(model)))
 
-    def choose_other(self, ask: Ask, model: str, tried: Collection[Replica]) -> Replica | None:
-        """Return another replica than those that were tried; None if there is none that is well."""
-        ready = self._zones.open_to(lambda replica: replica not in tried and replica.serves(model))
+    def choose_other(
+        self, ask: Ask, model: str, tried: Collection[Replica], *, lost: Replica | None = None
+    ) -> Replica | None:
+        """
+        Return another replica than those that were tried; None if there is none that is well.
+
+        With `lost`, to which no connection came about, one in another zone if there is any: what stood beside it may be
+        gone too, and there is no third attempt.
+        """
+
+        def is_other(replica: Replica) -> bool:
+            return replica not in tried and replica.serves(model)
+
+        ready: Sequence[Replica] = ()
+        if lost is not None:
+            ready = self._zones.open_to(lambda replica: replica.zone != lost.zone and is_other(replica))
+        ready = ready or self._zones.open_to(is_other)
         return self.take(self._picked(ready, ask)) if ready else None
 
     def choose_desperately(self, model: str, tried: Collection[Replica]) -> Replica | None:

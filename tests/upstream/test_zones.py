@@ -213,9 +213,28 @@ async def test_a_request_that_failed_at_home_is_sent_again_at_home_while_there_i
         assert not near.requests
 
 
+async def test_a_request_for_which_nothing_listens_at_home_is_sent_again_elsewhere(start_proxy):
+    """A zone that is lost is lost as a whole, and a request has two attempts: not one of them fails."""
+    async with ScriptedUpstream(answering("near")) as near:
+        gone = [ScriptedUpstream(answering("home")) for _ in range(4)]
+        for each in gone:
+            await each.__aenter__()
+        backends = (
+            Backend(url=near.url, name="near", zone="b"),
+            *(Backend(url=each.url, name=f"home-{i}", zone="a") for i, each in enumerate(gone)),
+        )
+        proxy = await start_proxy("", backends=backends, zone="a")
+        for each in gone:
+            await each.__aexit__()
+
+        assert [await text_of(proxy) for _ in range(8)] == ["near"] * 8
+        assert [replica.breaker.state for replica in proxy.edge.pool.replicas[1:]] == [State.OPEN] * 4
+
+
 async def test_a_zone_that_asks_for_a_pause_gets_one_and_its_requests_go_on_elsewhere(start_proxy):
     """429 with Retry-After: the first client is told so, the next ones are served by the next zone."""
-    async with ScriptedUpstream([whole({}, 429, retry_after="60")]) as home, ScriptedUpstream(answering("near")) as near:
+    full = [whole({}, 429, retry_after="60")]
+    async with ScriptedUpstream(full) as home, ScriptedUpstream(answering("near")) as near:
         backends = (Backend(url=near.url, name="near", zone="b"), Backend(url=home.url, name="home", zone="a"))
         proxy = await start_proxy("", backends=backends, zone="a")
         async with proxy.chat() as response:
