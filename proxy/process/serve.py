@@ -12,6 +12,7 @@ from proxy.process.address import address_of
 from proxy.process.announcements import Announcements
 from proxy.process.cores import available_cores
 from proxy.process.limits import raise_open_files
+from proxy.process.notify import manager_of
 from proxy.process.reload import Load, Settings, Source, check
 from proxy.process.supervisor import Supervisor
 from proxy.process.worker import cannot_listen, serve_alone
@@ -45,7 +46,9 @@ def serve(load: Load) -> int:
         return cannot_listen(config, exc)
     check_exposure(config, address.hosts)
     settings = Settings(source, config, logger, metrics, address.hosts, context)
-    announcements = Announcements(config, logger, host=address.host, workers=workers, open_files=open_files)
+    announcements = Announcements(
+        config, logger, host=address.host, workers=workers, open_files=open_files, manager=manager_of(os.environ)
+    )
     if workers == 1:
         return uvloop.run(serve_alone(settings, logger, metrics, table, address, announcements))
     return Supervisor(settings, logger, metrics, table, address, announcements, workers).run()
