@@ -8,6 +8,7 @@ PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
 
 .PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients lock-deploy clean \
+	image test-image sbom \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -19,8 +20,8 @@ help: ## List the targets
 run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
-test: $(VENV)/.dev-stamp oracle ## Run the tests, all but those that need a real vLLM or a browser
-	$(BIN)/python -m pytest -m 'not live and not clients and not browser' $(ARGS)
+test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
+	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image' $(ARGS)
 
 test-browser: $(VENV)/.dev-stamp ## Open the proxy's pages in a headless Chromium; as root on Debian it is installed
 	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
@@ -133,6 +134,38 @@ $(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.js
 	@echo 'Installing into $(AI_SDK) from $<'
 	@npm ci --prefix tests/clients/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
+
+# --- the container image
+
+IMAGE_VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' proxy/__init__.py)
+IMAGE = devstral-proxy:$(IMAGE_VERSION)
+BASE :=
+SBOM := dist/sbom.cdx.json
+IMAGE_FLAGS = --file deploy/Dockerfile --tag $(IMAGE) $(BASE:%=--build-arg BASE=%) --build-arg VERSION=$(IMAGE_VERSION) \
+	--build-arg REVISION=$(shell git rev-parse HEAD)
+
+image: ## Build the container image with docker, podman or buildah: IMAGE=devstral-proxy:0.1.0 BASE=python:...@sha256:...
+	@if docker info >/dev/null 2>&1; then exec docker build $(IMAGE_FLAGS) $(ARGS) .; fi; \
+	for engine in podman buildah; do \
+	    if command -v $$engine >/dev/null; then \
+	        exec $$engine build --format docker --layers --timestamp 315532800 $(IMAGE_FLAGS) $(ARGS) .; \
+	    fi; \
+	done; \
+	echo 'Neither a docker that answers, nor podman, nor buildah.' >&2; exit 1
+
+# Where control groups are of both versions, crun wants only the older one to be seen.
+test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
+	@test "$$(id -u)" = 0 || { echo 'make test-image needs root, on Debian.' >&2; exit 1; }
+	unshare --mount sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$$@"' sh \
+	    $(BIN)/python -m pytest -m image tests/deploy $(ARGS)
+
+sbom: .venv-deploy/.stamp $(VENV)/bin/python ## Write dist/sbom.cdx.json: what the image adds to its base, as CycloneDX
+	@mkdir -p $(dir $(SBOM)) build
+	@PYTHON=$(BIN)/python deploy/install.sh build/sbom
+	@sed 's/^dynamic = .*/version = "$(IMAGE_VERSION)"/' pyproject.toml > build/pyproject.toml
+	@.venv-deploy/bin/cyclonedx-py environment build/sbom --pyproject build/pyproject.toml --mc-type application \
+	    --output-reproducible --output-format JSON --output-file $(SBOM)
+	@echo 'Wrote $(SBOM)'
 
 # --- benchmarks: see benchmarks/README.md. They want a quiet machine with two processors; `make test` runs none.
 
