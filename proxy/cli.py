@@ -121,7 +121,7 @@ def _check_config(load: Load) -> int:
     """Check the configuration and start nothing."""
     # imported here, so that `print-config` needs no server
     from proxy.access.exposure import check_exposure
-    from proxy.observe.logs import check_log_file
+    from proxy.observe.sink import check_log_file
     from proxy.process.reload import check
 
     config = load(_read_file)

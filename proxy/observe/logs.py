@@ -7,22 +7,21 @@ A line is a constant event name and fields. Three things never reach it: the ups
 variables of a traceback, and the text of an exception that may quote what a client or a model wrote.
 """
 
-import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from proxy.config import MASK, Config, ConfigError, secrets_of
+from proxy.config import MASK, Config, secrets_of
 from proxy.errors import ProxyError, UpstreamRejected
+from proxy.observe.sink import Sink, open_sink
 
 #: Libraries that log through the standard library; their warnings and errors join the same stream of lines.
 LIBRARIES: Final = ("aiohttp", "asyncio")
@@ -30,7 +29,8 @@ LIBRARIES: Final = ("aiohttp", "asyncio")
 #: Arbitrary: a shorter key is a placeholder such as EMPTY, and replacing it would spoil ordinary words.
 _SHORTEST_SECRET: Final = 8
 
-_STDOUT: Final = 1
+#: Arbitrary: how long the end of a process may wait for a slow reader of its log.
+_LAST_LINES_S: Final = 1.0
 
 
 def configure_logs(config: Config) -> FilteringBoundLogger:
@@ -44,7 +44,7 @@ def configure_logs(config: Config) -> FilteringBoundLogger:
     """
     level = "debug" if config.debug else config.log_level
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.BytesLogger(_open(config.log_file)),
+        structlog.BytesLogger(open_sink(config.log_file)),
         processors=_processors(secrets_of(config)),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
@@ -64,7 +64,7 @@ def reopen_log(logger: FilteringBoundLogger) -> None:
     No line is lost or waits: each goes to the one file or to the other. If the file cannot be opened, the old one
     stays, and both it and standard error say so.
     """
-    sink = cast("_Sink", cast("structlog.BoundLoggerBase", logger)._logger._file)
+    sink = _sink_of(logger)
     try:
         sink.reopen()
     except OSError as exc:
@@ -75,6 +75,15 @@ def reopen_log(logger: FilteringBoundLogger) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def finish_log(logger: FilteringBoundLogger) -> None:
+    """Give whoever reads the log a moment to take the last lines. Call it when nothing logs any more."""
+    _sink_of(logger).finish(_LAST_LINES_S)
+
+
+def _sink_of(logger: FilteringBoundLogger) -> Sink:
+    return cast("Sink", cast("structlog.BoundLoggerBase", logger)._logger._file)
 
 
 class Lines:
@@ -118,68 +127,6 @@ def _processors(secrets: Iterable[str]) -> list[Processor]:
         structlog.processors.ExceptionRenderer(lambda exc_info: render_exception(exc_info[1])),
         _Renderer(secrets),
     ]
-
-
-# --- where lines go
-
-
-class _Sink(io.FileIO):
-    """
-    A file whose failures cost the line, not the request: a full disk or a closed pipe must not stop answers.
-
-    Unbuffered and opened for appending, so that a line is one write(2) and several processes may share it.
-    """
-
-    def __init__(self, path: str) -> None:
-        """`path` is the file's; "" is standard output."""
-        super().__init__(path or os.dup(_STDOUT), "ab")
-        self.path = path
-
-    def reopen(self) -> None:
-        """
-        Write to the file that has the name now.
-
-        Raises:
-            OSError: it cannot be opened; the old one stays.
-        """
-        if not self.path:
-            return
-        # Without waiting: a pipe that nobody reads would hold up this process until somebody does.
-        opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
-        os.set_blocking(opened, True)
-        # One step for the kernel, under the same number: a thread that writes meanwhile hits the old or the new file.
-        os.dup2(opened, self.fileno(), inheritable=False)
-        os.close(opened)
-
-    def write(self, line: Any) -> int:
-        try:
-            return super().write(line)
-        except OSError:
-            return 0
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _open(path: str) -> _Sink:
-    check_log_file(path)
-    try:
-        return _Sink(path)
-    except OSError as exc:
-        raise ConfigError(f"log_file: cannot open {path or 'standard output'}: {exc.strerror}") from None
-
-
-def check_log_file(path: str) -> None:
-    """
-    Check that a log file can be created where `path` says; "" is standard output.
-
-    Raises:
-        ConfigError: its directory does not exist, or it is a directory itself.
-    """
-    if path and not Path(path).parent.is_dir():
-        raise ConfigError(f"log_file: the directory {Path(path).parent} does not exist")
-    if path and Path(path).is_dir():
-        raise ConfigError(f"log_file: {path} is a directory")
 
 
 # --- what a line looks like

@@ -6,7 +6,7 @@ import uvloop
 
 from proxy.access.exposure import check_exposure
 from proxy.edge.routes import ROUTES
-from proxy.observe.logs import configure_logs
+from proxy.observe.logs import configure_logs, finish_log
 from proxy.observe.metrics import Metrics
 from proxy.process.address import address_of
 from proxy.process.announcements import Announcements
@@ -49,9 +49,12 @@ def serve(load: Load) -> int:
     announcements = Announcements(
         config, logger, host=address.host, workers=workers, open_files=open_files, manager=manager_of(os.environ)
     )
-    if workers == 1:
-        return uvloop.run(serve_alone(settings, logger, metrics, table, address, announcements))
-    return Supervisor(settings, logger, metrics, table, address, announcements, workers).run()
+    try:
+        if workers == 1:
+            return uvloop.run(serve_alone(settings, logger, metrics, table, address, announcements))
+        return Supervisor(settings, logger, metrics, table, address, announcements, workers).run()
+    finally:
+        finish_log(logger)
 
 
 def new_metrics(workers: int = 1) -> Metrics:

@@ -29,7 +29,7 @@ import uvloop
 from structlog.typing import FilteringBoundLogger
 
 from proxy.config import Config
-from proxy.observe.logs import reopen_log
+from proxy.observe.logs import finish_log, reopen_log
 from proxy.observe.metrics import Metrics
 from proxy.process.address import Address
 from proxy.process.announcements import Announcements
@@ -356,6 +356,7 @@ class Supervisor:
             if error is not None:
                 sys.excepthook(type(error), error, error.__traceback__)
             sys.stderr.flush()
+            finish_log(self._logger)
             os._exit(code)
 
 

@@ -10,7 +10,9 @@ from proxy.translate.chat import Draft, JsonPath
 from proxy.translate.options import Options
 from proxy.wire.chat import encode, is_json_object
 
-_SPECIAL = re.compile(r'["{}\[\]]')
+#: Whatever stands before the next bracket outside strings; a quote is the begin of a string that does not end.
+#: Possessive, so that it neither goes back nor keeps places to go back to: 8 ms for 1 MiB of quotes.
+_NEXT = re.compile(r"""[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+([{}\[\]"]?)""", re.DOTALL)
 _CLOSER = {"{": "}", "[": "]"}
 #: No decoder here goes deeper than about 1,000 levels: what is open deeper cannot be mended.
 _DEEPEST = 1000
@@ -103,14 +105,11 @@ def _scan(text: str) -> tuple[int | None, str]:
         return None, ""
     closers: list[str] = []
     at = 0
-    while found := _SPECIAL.search(text, at):
-        char, at = found.group(), found.end()
+    while (found := _NEXT.match(text, at)) and (char := found[1]):
+        at = found.end()
         if char == '"':
-            end = _end_of_string(text, at)
-            if end is None:
-                return None, _closing_quote(text) + "".join(reversed(closers))
-            at = end
-        elif char in _CLOSER:
+            return None, _closing_quote(text) + "".join(reversed(closers))
+        if char in _CLOSER:
             if len(closers) == _DEEPEST:
                 return None, ""
             closers.append(_CLOSER[char])
@@ -121,21 +120,7 @@ def _scan(text: str) -> tuple[int | None, str]:
     return None, "".join(reversed(closers))
 
 
-def _end_of_string(text: str, start: int) -> int | None:
-    """Return where the string that began before `start` ends; None if it does not."""
-    at = start
-    while (at := text.find('"', at) + 1) > 0:
-        if _backslashes_before(text, at - 1, start) % 2 == 0:
-            return at
-    return None
-
-
 def _closing_quote(text: str) -> str:
-    return '\\"' if _backslashes_before(text, len(text), 0) % 2 else '"'
-
-
-def _backslashes_before(text: str, end: int, start: int) -> int:
-    at = end
-    while at > start and text[at - 1] == "\\":
-        at -= 1
-    return end - at
+    """Return what ends a string that `text` ends in: a backslash there wants a character first."""
+    backslashes = len(text) - len(text.rstrip("\\"))
+    return '\\"' if backslashes % 2 else '"'
