@@ -194,7 +194,7 @@ class Sending:
         if reason is None:
             return None
         self._tried.append(replica)
-        lost = replica if verdict(error) is Verdict.REFUSED else None
+        lost = replica if isinstance(error, Stale) or verdict(error) is Verdict.REFUSED else None
         other = pool.choose_other(errand.ask, errand.model, self._tried, lost=lost)
         if other is None:
             is_stale = isinstance(error, Stale)

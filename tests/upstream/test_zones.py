@@ -11,7 +11,7 @@ from proxy.config import Backend
 from proxy.upstream.breaker import State
 from proxy.upstream.choice import POLICIES, Ask, digest, make_policy
 from proxy.upstream.zones import Zones, by_zone, with_room
-from tests.fakes import Do, ScriptedUpstream, completion, until, whole
+from tests.fakes import STREAM_HEAD, Do, ScriptedUpstream, completion, event, text_chunk, text_stream, until, whole
 
 #: derandomize: a run of the suite draws what the last one drew. No deadline: a machine's load is no failure.
 many = settings(max_examples=300, derandomize=True, deadline=None)
@@ -229,6 +229,27 @@ async def test_a_request_for_which_nothing_listens_at_home_is_sent_again_elsewhe
 
         assert [await text_of(proxy) for _ in range(8)] == ["near"] * 8
         assert [replica.breaker.state for replica in proxy.edge.pool.replicas[1:]] == [State.OPEN] * 4
+
+
+async def test_a_stream_whose_connection_breaks_at_home_is_continued_elsewhere(start_proxy):
+    breaks = [STREAM_HEAD, event(text_chunk("Hel")), Do.RESET]
+    async with (
+        ScriptedUpstream(breaks) as first,
+        ScriptedUpstream(breaks) as second,
+        ScriptedUpstream([text_stream("lo")]) as near,
+    ):
+        backends = (
+            Backend(url=near.url, name="near", zone="b"),
+            Backend(url=first.url, name="first", zone="a"),
+            Backend(url=second.url, name="second", zone="a"),
+        )
+        proxy = await start_proxy("", backends=backends, zone="a")
+        async with proxy.chat(stream=True) as response:
+            whole_answer = await response.read()
+
+        assert whole_answer.endswith(b"data: [DONE]\n\n")
+        assert b'"error"' not in whole_answer
+        assert (len(first.requests) + len(second.requests), len(near.requests)) == (1, 1)
 
 
 async def test_a_zone_that_asks_for_a_pause_gets_one_and_its_requests_go_on_elsewhere(start_proxy):
