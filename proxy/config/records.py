@@ -38,7 +38,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     api_key: Annotated[str, About("The bearer token sent to it; empty is `vllm_api_key`.", form="token")] = ""
     api_key_file: Annotated[str, About("The file that holds this token.", form="path")] = ""
     profile: Annotated[str, About("Its profile; empty is `profile`.", form="name")] = ""
-    zone: Annotated[str, About("Where it stands; those in the proxy's own `zone` come first.")] = ""
+    zone: Annotated[str, About("Where it stands: `zone` says in which order zones are asked.")] = ""
     ca_file: Annotated[
         str, About("The certificates, in PEM, that https:// trusts; empty is the system's.", form="path")
     ] = ""

@@ -278,7 +278,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "The header by which `balance=session` tells sessions apart; else it is `user`.", "SESSION_HEADER", "name"
         ),
     ] = "x-session-id"
-    zone: Annotated[str, About("Where this proxy stands: upstreams of this zone come first.", "ZONE", "name")] = ""
+    zone: Annotated[
+        str,
+        About(
+            "The proxy's own zone, whose upstreams come first, and those that come next, with commas between them.",
+            "ZONE",
+            "names",
+        ),
+    ] = ""
+    # Arbitrary: four workers so send 256 requests to a replica, a usual `max_num_seqs` of vLLM.
+    zone_spill: Annotated[
+        SizeOrZero,
+        About(
+            "From how many of a worker's requests, for each weight of 1, a zone is full and the next one is asked;"
+            " 0 is never.",
+            "ZONE_SPILL",
+        ),
+    ] = 64
     dns_refresh_s: Annotated[
         Wait, About("How often the names of backends with `dns` are looked up.", "DNS_REFRESH")
     ] = 10

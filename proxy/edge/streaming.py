@@ -200,7 +200,8 @@ class Stream:
         pool, errand = self._edge.pool, self._errand
         if seen is None or (not seen and isinstance(error, UpstreamTimeout)):  # it may still run: see upstream/retry.py
             return None
-        other = pool.choose_other(errand.ask, errand.model, self._tried)
+        lost = self._tried[-1] if isinstance(error, UpstreamProtocolError) else None
+        other = pool.choose_other(errand.ask, errand.model, self._tried, lost=lost)
         if other is None or not pool.budget.take():
             if other is not None:
                 pool.dropped(other)

@@ -51,10 +51,12 @@ Order = Drain | Now | Reload | Reopen
 
 
 class Word(Enum):
-    """What a worker says; with it goes a number. But for REFUSED it says each once, in this order."""
+    """What a worker says; with it goes a number. But for REFUSED and TURNS it says each once, in this order."""
 
     REFUSED = "refused"
     """It could not take new settings, and goes on with those that it has. The number means nothing."""
+    TURNS = "turns"
+    """Its loop turns. It says so only where a service manager wants to know. The number means nothing."""
     READY = "ready"
     """It accepts connections, on this port."""
     DRAINING = "draining"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from proxy.config import Config
 from proxy.edge.in_flight import InFlight
 from proxy.edge.listener import Listener
 from proxy.process.address import Address
@@ -19,12 +20,19 @@ from proxy.process.channel import Drain, Now
 
 #: Arbitrary: how long requests that were cut off may take to tell their clients.
 FAREWELL_S: Final = 6.0
+#: Arbitrary: what a process may take to end beyond the limits that it keeps itself.
+MARGIN_S: Final = 5.0
 #: Arbitrary: how long clients that connected at the last moment have to send what they came for. In several turns of
 #: the loop, so that a machine that stalls once does not take it all.
 _LAST_COMERS_S: Final = 0.05
 _TURNS: Final = 5
 #: Arbitrary, and more than a queue holds: a crowd of such clients must not hold up the end for ever.
 _MOST_LAST_COMERS: Final = 4096
+
+
+def longest_end_s(config: Config, *, at_once: bool) -> float:
+    """Return how long an end may take, from the signal on, with what a process may take beyond its own limits."""
+    return (0.0 if at_once else config.drain_delay_s) + config.drain_timeout_s + FAREWELL_S + MARGIN_S
 
 
 class Ending:

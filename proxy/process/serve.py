@@ -14,6 +14,7 @@ from proxy.process.address import Address, Addresses, HeldAddress, address_of
 from proxy.process.announcements import Announcements
 from proxy.process.cores import available_cores
 from proxy.process.limits import raise_open_files
+from proxy.process.notify import manager_of
 from proxy.process.reload import Load, Settings, Source, check
 from proxy.process.supervisor import Supervisor
 from proxy.process.worker import cannot_listen, serve_alone
@@ -52,7 +53,9 @@ def serve(load: Load) -> int:
     except OSError as exc:
         return cannot_listen(config.metrics_host, config.metrics_port, exc)
     settings = Settings(source, config, logger, metrics, address.hosts, context)
-    announcements = Announcements(config, logger, addresses, workers=workers, open_files=open_files)
+    announcements = Announcements(
+        config, logger, addresses, workers=workers, open_files=open_files, manager=manager_of(os.environ)
+    )
     try:
         if workers == 1:
             return uvloop.run(serve_alone(settings, logger, metrics, table, addresses, announcements))

@@ -7,6 +7,10 @@ A worker that dies before the end is replaced, at once if it had worked for a wh
 else notices. The first signal drains all workers, the second ends them now; one that does not obey in time is killed.
 Until then SIGHUP, or a file that has changed, gives new settings to all of them. SIGHUP also has all of them reopen the
 log, at any time.
+
+Where a service manager watches this program, workers say again and again that their loops turn. One that has not said
+so for as long as the manager would wait is killed and replaced, which costs its own streams and not those of the
+others; the manager is told that all is well as long as at least one has said so.
 """
 
 import gc
@@ -30,7 +34,7 @@ from proxy.observe.metrics import Metrics
 from proxy.process.address import Addresses
 from proxy.process.announcements import Announcements
 from proxy.process.channel import Drain, Now, Order, Reload, Reopen, SupervisorEnd, Word
-from proxy.process.ending import FAREWELL_S
+from proxy.process.ending import FAREWELL_S, MARGIN_S, longest_end_s
 from proxy.process.reload import Settings
 from proxy.process.worker import exit_code, serve_supervised, skips_delay
 from proxy.store.table import Table
@@ -40,8 +44,8 @@ _YOUNG_S: Final = 30.0
 #: Doubled with every young death in a row, from the first to the last.
 _FIRST_PAUSE_S: Final = 1.0
 _LAST_PAUSE_S: Final = 30.0
-#: Arbitrary: what a worker may take to end beyond the limits that it keeps itself.
-_MARGIN_S: Final = 5.0
+#: As long as the service manager would wait: two beats are its limit.
+_MOST_SILENT_BEATS: Final = 2
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -63,6 +67,8 @@ class _Worker(msgspec.Struct, kw_only=True):
     end: SupervisorEnd
     started_at: float
     is_ready: bool = False
+    silent_beats: int = 0
+    """How many beats in a row it has not said that its loop turns, since it is ready."""
     in_flight: int | None = None
     """How many requests ran when it stopped accepting; None until it has."""
 
@@ -101,6 +107,7 @@ class Supervisor:
         self._cut_off = 0
         self._kill_at: float | None = None
         self._look_at: float | None = None
+        self._beat_at: float | None = None
 
     def run(self) -> int:
         """Run the workers until SIGTERM or SIGINT; return the exit code when the last one has ended."""
@@ -116,6 +123,7 @@ class Supervisor:
             for key, _ in self._selector.select(self._pause()):
                 key.data()
             self._look_if_due()
+            self._beat_if_due()
             self._kill_late()
         if self._is_drain_announced:
             self._announcements.ended(self._cut_off)
@@ -123,7 +131,7 @@ class Supervisor:
 
     def _pause(self) -> float | None:
         """Return how long there is nothing to do unless somebody says something."""
-        times = [*self._due.values(), *(at for at in (self._kill_at, self._look_at) if at is not None)]
+        times = [*self._due.values(), *(at for at in (self._kill_at, self._look_at, self._beat_at) if at is not None)]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     # --- signals
@@ -136,7 +144,7 @@ class Supervisor:
             elif number not in _SIGNALS:
                 continue
             elif self._is_ending:
-                self._end(Phase.ENDING, Now(), FAREWELL_S)
+                self._end(Phase.ENDING, Now(), FAREWELL_S + MARGIN_S)
             else:
                 self._drain(number)
 
@@ -149,16 +157,17 @@ class Supervisor:
         self._exit_code = exit_code(number)
         config = self._settings.config
         at_once = skips_delay(number) or not self._has_served
-        delay_s = 0.0 if at_once else config.drain_delay_s
-        self._end(Phase.DRAINING, Drain(at_once=at_once), delay_s + config.drain_timeout_s + FAREWELL_S)
+        limit_s = longest_end_s(config, at_once=at_once)
+        self._announcements.ending(number, limit_s)
+        self._end(Phase.DRAINING, Drain(at_once=at_once), limit_s)
         if not at_once:
-            self._announcements.not_ready(number, delay_s)
+            self._announcements.not_ready(number, config.drain_delay_s)
 
     def _end(self, phase: Phase, order: Order, limit_s: float) -> None:
         self._phase = phase
         self._due.clear()
         self._look_at = None
-        self._kill_at = time.monotonic() + limit_s + _MARGIN_S
+        self._kill_at = time.monotonic() + limit_s
         self._order_all(order)
 
     def _order_all(self, order: Order) -> None:
@@ -170,6 +179,27 @@ class Supervisor:
             self._kill_at = None
             for worker in self._workers.values():
                 os.kill(worker.pid, signal.SIGKILL)
+
+    # --- whether their loops turn
+
+    def _plan_beat(self) -> None:
+        beat_s = self._announcements.manager.beat_s
+        self._beat_at = None if beat_s is None else time.monotonic() + beat_s
+
+    def _beat_if_due(self) -> None:
+        """Beats are counted and not seconds: when the whole machine was stopped, nobody is late."""
+        if self._beat_at is None or time.monotonic() < self._beat_at:
+            return
+        self._plan_beat()
+        ready = [worker for worker in self._workers.values() if worker.is_ready]
+        if any(worker.silent_beats < _MOST_SILENT_BEATS for worker in ready):
+            self._announcements.manager.turns()
+        for worker in ready:
+            # at the end `_kill_late()` has its own limit
+            if worker.silent_beats >= _MOST_SILENT_BEATS and not self._is_ending:
+                self._logger.error("worker_hung", pid=worker.pid)
+                os.kill(worker.pid, signal.SIGKILL)
+            worker.silent_beats += 1
 
     # --- the log, and new settings
 
@@ -188,7 +218,10 @@ class Supervisor:
 
     def _reload(self) -> None:
         if not self._is_ending:
-            self._give(self._settings.reload())
+            self._announcements.reloading()
+            config = self._settings.reload()
+            self._give(config)
+            self._announcements.reloaded(is_taken=config is not None)
 
     def _give(self, config: Config | None) -> None:
         """Workers that are started later are forked with them."""
@@ -213,6 +246,8 @@ class Supervisor:
                     self._bury(worker)
                 case Word.READY, _:
                     worker.is_ready = self._has_served = True
+                case Word.TURNS, _:
+                    worker.silent_beats = 0
                 case Word.DRAINING, in_flight:
                     worker.in_flight = in_flight
                 case Word.ENDED, cut_off:
@@ -226,6 +261,7 @@ class Supervisor:
         if self._phase is Phase.STARTING and len(workers) == self._count and all(w.is_ready for w in workers):
             self._phase = Phase.SERVING
             self._announcements.started(self._addresses.main.port)
+            self._plan_beat()
         is_ending = self._is_ending and self._has_served
         if is_ending and not self._is_drain_announced and all(w.in_flight is not None for w in workers):
             self._is_drain_announced = True
@@ -245,7 +281,7 @@ class Supervisor:
         if not is_expected and code and not self._has_served:
             # What stops the first worker stops them all, as it would stop a process without workers.
             self._exit_code = code if code > 0 else 128 - code
-            self._end(Phase.ENDING, Now(), FAREWELL_S)
+            self._end(Phase.ENDING, Now(), FAREWELL_S + MARGIN_S)
         elif not is_expected:
             self._metrics.count_death(worker.number)
             self._plan_restart(worker)
@@ -310,7 +346,10 @@ class Supervisor:
             self._metrics.use(number)
             self._table.use(number)
             code = uvloop.run(
-                serve_supervised(self._settings, self._logger, self._metrics, self._table, self._addresses, pipe)
+                serve_supervised(
+                    *(self._settings, self._logger, self._metrics, self._table, self._addresses, pipe),
+                    self._announcements.manager.beat_s,
+                )
             )
         finally:
             error = sys.exception()

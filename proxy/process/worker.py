@@ -30,7 +30,8 @@ from proxy.observe.metrics import Metrics
 from proxy.process.address import Address, Addresses
 from proxy.process.announcements import Announcements
 from proxy.process.channel import Drain, Now, Order, Reload, Reopen, Word, WorkerEnd
-from proxy.process.ending import Ending, stop_accepting
+from proxy.process.ending import Ending, longest_end_s, stop_accepting
+from proxy.process.notify import beating
 from proxy.process.reload import Settings
 from proxy.process.swap import Swap
 from proxy.store.table import Table
@@ -61,6 +62,7 @@ class Alone:
             obey(Now())
         else:
             at_once = skips_delay(number) or not self._has_started
+            self._announcements.ending(number, longest_end_s(self._settings.config, at_once=at_once))
             obey(Drain(at_once=at_once))
             if not at_once:
                 self._announcements.not_ready(number, self._settings.config.drain_delay_s)
@@ -68,6 +70,8 @@ class Alone:
 
     def _hang_up(self, obey: Callable[[Order], None]) -> None:
         obey(Reopen())
+        if not self.received:
+            self._announcements.reloading()
         self._hangup.set()
 
     async def watch(self, obey: Callable[[Order], None]) -> None:
@@ -81,6 +85,8 @@ class Alone:
             else:
                 self._hangup.clear()
                 config = await asyncio.to_thread(self._settings.reload)
+                if not self.received:
+                    self._announcements.reloaded(is_taken=config is not None)
             if config is not None:
                 obey(Reload(config))
 
@@ -96,6 +102,8 @@ class Alone:
                 self._announcements.ended(number)
             case Word.REFUSED:
                 self._metrics.count_failed_reload()
+            case Word.TURNS:
+                self._announcements.manager.turns()
 
 
 async def serve_alone(
@@ -113,7 +121,7 @@ async def serve_alone(
     settings again.
     """
     alone = Alone(settings, metrics, announcements)
-    life = _Life(logger, metrics, table, alone.say)
+    life = _Life(logger, metrics, table, alone.say, announcements.manager.beat_s)
     alone.listen(life.obey)
     watch = asyncio.ensure_future(alone.watch(life.obey))
     failure = await life.live(settings.config, addresses, settings.context)
@@ -129,6 +137,7 @@ async def serve_supervised(
     table: Table,
     addresses: Addresses,
     pipe: socket.socket,
+    beat_s: float | None,
 ) -> int:
     """
     Serve as one of several workers, until the supervisor at the other end of `pipe` says so; return the exit code.
@@ -136,11 +145,13 @@ async def serve_supervised(
     It begins with the supervisor's settings and certificates, which could be used when they were read: what has become
     of the files since then stops no worker that takes the place of another.
 
+    `beat_s` is how often to say that the loop turns; None is never.
+
     SIGTERM is the same as the order to drain, any number of times: who ends a group of processes means the supervisor
     too, and only it may count signals.
     """
     channel = WorkerEnd(pipe, logger)
-    life = _Life(logger, metrics, table, channel.say)
+    life = _Life(logger, metrics, table, channel.say, beat_s)
     channel.listen(life.obey)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, life.obey, Drain())
     # blocked since before the fork, so that none was lost until now
@@ -177,11 +188,14 @@ class _Listening(NamedTuple):
 class _Life:
     """One life: `obey()` at any time, `live()` once."""
 
-    def __init__(self, logger: FilteringBoundLogger, metrics: Metrics, table: Table, say: Say) -> None:
+    def __init__(
+        self, logger: FilteringBoundLogger, metrics: Metrics, table: Table, say: Say, beat_s: float | None
+    ) -> None:
         self._logger = logger
         self._metrics = metrics
         self._table = table
         self._say = say
+        self._beat_s = beat_s
         self._ending = Ending()
         self._swap = Swap(logger, partial(say, Word.REFUSED, 0))
         self._demo_url = ""
@@ -236,6 +250,7 @@ class _Life:
 
             stack.push_async_callback(self._swap.close)
             self._say(Word.READY, addresses.main.port)
+            stack.enter_context(beating(self._beat_s, partial(self._say, Word.TURNS, 0)))
             self._swap.begin(apply)
             await self._ending.begins()
             edge.in_flight.is_draining = True

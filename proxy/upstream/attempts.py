@@ -228,7 +228,8 @@ class Sending:
         if reason is None:
             return None
         self._tried.append(replica)
-        other = pool.choose_other(errand.ask, errand.model, self._tried)
+        lost = replica if isinstance(error, Stale) or verdict(error) is Verdict.REFUSED else None
+        other = pool.choose_other(errand.ask, errand.model, self._tried, lost=lost)
         if other is None:
             is_stale = isinstance(error, Stale)
             other = pool.take(replica) if is_stale else pool.choose_desperately(errand.model, self._tried)

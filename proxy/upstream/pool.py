@@ -1,8 +1,8 @@
 """
 The replicas: which there are, which may get requests, and which one a request goes to.
 
-`ready` holds those whose breakers let requests through, those of the proxy's own zone alone if there are any. When it
-is empty, the least bad of all serves: a pool that has ejected everybody is an outage of its own making.
+`zones` holds those whose breakers let requests through, by where they stand. When it is empty, the least bad of all
+serves: a pool that has ejected everybody is an outage of its own making.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from proxy.upstream.profiles import Profiles
 from proxy.upstream.replica import Replica, Sight, Tally
 from proxy.upstream.retry import RetryBudget
 from proxy.upstream.sweep import Sweep
+from proxy.upstream.zones import Zones
 
 #: What the log is told: an event's name and its fields.
 Note = Callable[..., Any]
@@ -44,7 +45,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._replicas: dict[_Key, Replica] = {}
         self._retired: list[Replica] = []
-        self._ready: Sequence[Replica] = ()
+        self._zones: Zones[Replica] = Zones(note)
         self._is_restricted = False
         # Workers must not take the same replicas in step.
         self._number = random.randrange(1 << 20)  # noqa: S311
@@ -84,6 +85,7 @@ class Pool:
         self.config, self._profiles, self._authorities = config, profiles, trusted
         self.budget = RetryBudget(config.retry_budget)
         self._policy = make_policy(config.balance)
+        self._zones.use(config.zone, config.zone_spill)
         self._swap(made)
 
     async def readdress(self, backend: Backend, addresses: tuple[str, ...]) -> None:
@@ -190,9 +192,7 @@ class Pool:
     def refresh(self) -> None:
         """Find out anew which replicas are ready: after every change of one."""
         now = self._loop.time()
-        ready = [replica for replica in self._replicas.values() if replica.may_get_more(now)]
-        near = [replica for replica in ready if replica.backend.zone == self.config.zone]
-        self._ready = near if self.config.zone and near else ready
+        self._zones.refresh([replica for replica in self._replicas.values() if replica.may_get_more(now)], now)
 
     @property
     def reads_prompts(self) -> bool:
@@ -208,16 +208,26 @@ class Pool:
             ModelNotFound: no replica is there for that model.
             UpstreamUnavailable: there are no replicas.
         """
-        ready = self._ready
-        if len(ready) == 1 and not self._is_restricted:
-            return self.take(ready[0])
-        if self._is_restricted:
-            ready = [replica for replica in ready if replica.serves(model)]
+        ready = self._zones.open_to((lambda replica: replica.serves(model)) if self._is_restricted else None)
         return self.take(self._picked(ready, ask) if ready else self._least_bad(self._serving(model)))
 
-    def choose_other(self, ask: Ask, model: str, tried: Collection[Replica]) -> Replica | None:
-        """Return another replica than those that were tried; None if there is none that is well."""
-        ready = [replica for replica in self._ready if replica not in tried and replica.serves(model)]
+    def choose_other(
+        self, ask: Ask, model: str, tried: Collection[Replica], *, lost: Replica | None = None
+    ) -> Replica | None:
+        """
+        Return another replica than those that were tried; None if there is none that is well.
+
+        With `lost`, to which the connection broke or did not come about, one in another zone if there is any: what
+        stood beside it may be gone too, and there is no third attempt.
+        """
+
+        def is_other(replica: Replica) -> bool:
+            return replica not in tried and replica.serves(model)
+
+        ready: Sequence[Replica] = ()
+        if lost is not None:
+            ready = self._zones.open_to(lambda replica: replica.zone != lost.zone and is_other(replica))
+        ready = ready or self._zones.open_to(is_other)
         return self.take(self._picked(ready, ask)) if ready else None
 
     def choose_desperately(self, model: str, tried: Collection[Replica]) -> Replica | None:
@@ -251,6 +261,7 @@ class Pool:
         if not replica.in_flight:
             replica.connections.progress.at = self._loop.time()  # idle is not stuck
         replica.in_flight += 1
+        self._zones.chosen(replica)
         if replica.breaker.state is not State.CLOSED:
             replica.is_on_trial = True
             self.refresh()

@@ -83,6 +83,11 @@ class Replica:
         self._started_at: float | None = None
         tally.moved(State.CLOSED)
 
+    @property
+    def zone(self) -> str:
+        """Where it stands; "" is nowhere in particular."""
+        return self.backend.zone
+
     def serves(self, model: str) -> bool:
         """Whether `model` is one of those it is there for. "" is a request that names none, or that cannot be read."""
         return not model or not self.backend.models or model in self.backend.models

