@@ -1,8 +1,8 @@
 """
 What the manifests hold of things that stand elsewhere: `python -m tests.deploy.generated` writes it anew.
 
-    values.schema.json, $defs       the settings, out of proxy.config: Helm refuses a misspelt one, and a secret in a ConfigMap
-    prometheus-rule.yaml            deploy/prometheus/alerts.yml as a Kubernetes object; kustomize reads no file outside its folder
+    values.schema.json, $defs    the settings of proxy.config: Helm refuses a misspelt one, and a secret in a ConfigMap
+    prometheus-rule.yaml         deploy/prometheus/alerts.yml as an object; kustomize reads no file outside its folder
 
 The chart reads the alerts through a symbolic link, which Helm follows.
 """

@@ -10,6 +10,7 @@ from proxy.config import SETTINGS, Config
 from proxy.observe.metrics import SHED, Metrics
 from proxy.process.ending import FAREWELL_S
 from proxy.process.supervisor import _MARGIN_S
+from tests.deploy.generated import ALERTS
 from tests.deploy.manifests import NAMESPACE, Manifest, Manifests
 
 _VARIABLES = {name for row in SETTINGS.values() for name in row.variables}
@@ -38,7 +39,9 @@ def every_pod_is_restricted(manifests: Manifests) -> None:
         assert pod.spec["automountServiceAccountToken"] is False
         assert pod.spec["enableServiceLinks"] is False
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod.spec)
-        assert all({"configMap", "secret", "emptyDir", "persistentVolumeClaim"} & set(v) for v in pod.spec.get("volumes", []))
+        assert all(
+            {"configMap", "secret", "emptyDir", "persistentVolumeClaim"} & set(v) for v in pod.spec.get("volumes", [])
+        )
         for container in pod.containers:
             context = pod.spec["securityContext"] | container["securityContext"]
             assert context["runAsNonRoot"] is True
@@ -78,6 +81,14 @@ def every_port_that_is_named_exists(manifests: Manifests) -> None:
         [service] = _matching(manifests.of("Service"), monitor["spec"]["selector"]["matchLabels"])
         served = {port["name"] for port in service["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= served
+
+
+def alerts_find_what_is_scraped(manifests: Manifests) -> None:
+    """They name the job, which is the value of the Service's label that the ServiceMonitor names."""
+    jobs = set(re.findall(r'job="([^"]+)"', ALERTS.read_text(encoding="utf-8")))
+    for monitor in manifests.of("ServiceMonitor"):
+        [service] = _matching(manifests.of("Service"), monitor["spec"]["selector"]["matchLabels"])
+        assert jobs <= {service["metadata"]["labels"][monitor["spec"]["jobLabel"]]}
 
 
 def selectors_find_pods(manifests: Manifests) -> None:
@@ -125,7 +136,9 @@ def scaling_asks_for_numbers_that_exist(manifests: Manifests) -> None:
 
 
 def what_scales_has_no_number_of_its_own(manifests: Manifests) -> None:
-    targets = [item["spec"]["scaleTargetRef"]["name"] for item in manifests.of("HorizontalPodAutoscaler", "ScaledObject")]
+    targets = [
+        item["spec"]["scaleTargetRef"]["name"] for item in manifests.of("HorizontalPodAutoscaler", "ScaledObject")
+    ]
     assert len(set(targets)) == len(targets)
     for deployment in manifests.of("Deployment"):
         assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in targets)
@@ -160,6 +173,7 @@ RULES = (
     the_proxy_is_65532,
     every_probe_says_its_timeout,
     every_port_that_is_named_exists,
+    alerts_find_what_is_scraped,
     selectors_find_pods,
     secrets_come_by_reference,
     every_mount_has_its_volume,

@@ -114,7 +114,9 @@ def test_with_tls_everybody_who_asks_speaks_it():
 def test_the_test_pod_may_pass_the_policy():
     manifests = chart("")
     [policy], pod = manifests.of("NetworkPolicy"), manifests.get("Pod", "release-devstral-proxy-ready")
-    allowed = [end["podSelector"]["matchLabels"] for end in policy["spec"]["ingress"][0]["from"] if "podSelector" in end]
+    allowed = [
+        end["podSelector"]["matchLabels"] for end in policy["spec"]["ingress"][0]["from"] if "podSelector" in end
+    ]
 
     assert any(labels.items() <= pod["metadata"]["labels"].items() for labels in allowed)
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"

@@ -60,7 +60,12 @@ class Volumes:
     """
 
     def __init__(
-        self, manifests: Manifests, pod: Workload, secrets: Secrets, folder: Path, ports: Mapping[int, int] | None = None
+        self,
+        manifests: Manifests,
+        pod: Workload,
+        secrets: Secrets,
+        folder: Path,
+        ports: Mapping[int, int] | None = None,
     ) -> None:
         self._folder = folder
         self._ports = ports or {}

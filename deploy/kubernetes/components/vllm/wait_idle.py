@@ -10,6 +10,8 @@ is vLLM's.
 """
 
 import argparse
+import http.client
+import ssl
 import sys
 import time
 import urllib.error
@@ -21,8 +23,8 @@ LOOK_EVERY_S = 0.5
 MOST_FAILURES = 6
 #: How long the proxy has to say that it drains. Else this is no end of the pod, but vLLM alone that is started anew.
 SAYS_SO_WITHIN_S = 10.0
-#: States of /proc/net/tcp in which somebody is served, or may yet be: ESTABLISHED, CLOSE_WAIT, LISTEN.
-IN_USE = {"01", "08", "0A"}
+#: States of /proc/net/tcp. In the first two somebody is served, in the third somebody may yet be.
+ESTABLISHED, CLOSE_WAIT, LISTEN = "01", "08", "0A"
 
 
 def main() -> None:
@@ -58,19 +60,28 @@ def again(is_idle):
 
 
 def drains(port):
-    """Whether the proxy says that it drains, or is gone already."""
+    """Whether the proxy says that it drains, or accepts nothing any more."""
     until = time.monotonic() + SAYS_SO_WITHIN_S
     while time.monotonic() < until:
-        if is_unused(port) or b"draining" in answer(f"http://127.0.0.1:{port}/readyz"):
+        if LISTEN not in states(port) or says_so(port):
             return True
         time.sleep(LOOK_EVERY_S)
     return False
 
 
+def says_so(port):
+    return any(b"draining" in answer(f"{scheme}://127.0.0.1:{port}/readyz") for scheme in ("http", "https"))
+
+
 def is_unused(port):
     """Whether no socket of this pod listens on the port or has a client on it; all containers share one network."""
+    return not states(port) & {ESTABLISHED, CLOSE_WAIT, LISTEN}
+
+
+def states(port):
+    """The states of the sockets of this pod on a port."""
     rows = [row for name in ("tcp", "tcp6") for row in table(name)]
-    return not any(row[1].endswith(f":{port:04X}") and row[3] in IN_USE for row in rows)
+    return {row[3] for row in rows if row[1].endswith(f":{port:04X}")}
 
 
 def table(name):
@@ -103,12 +114,15 @@ def number(line):
 
 def answer(url):
     """Return the body of an answer, of whatever status; b"" without one."""
+    context = ssl.create_default_context()
+    context.check_hostname = False  # nothing secret is sent, and loopback is in no certificate
+    context.verify_mode = ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=2, context=context) as response:  # noqa: S310 - loopback
             return response.read()
     except urllib.error.HTTPError as exc:
         return exc.read()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return b""
 
 
