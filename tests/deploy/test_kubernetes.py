@@ -1,6 +1,7 @@
 """deploy/kubernetes: what every overlay's manifests must be, without a cluster."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import yaml
 
 from proxy.cli import main
 from tests.deploy import generated
-from tests.deploy.manifests import OVERLAY_NAMES, OVERLAYS, overlay
+from tests.deploy.manifests import OVERLAY_NAMES, OVERLAYS, ROOT, Manifests, overlay
 from tests.deploy.rules import RULES, metric_names
 from tests.deploy.volumes import Secrets, Volumes, secrets
+
+README = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,45 @@ def test_the_alerts_are_those_of_prometheus():
     [rule] = overlay("gateway-ha").of("PrometheusRule")
 
     assert rule["spec"] == yaml.safe_load(generated.ALERTS.read_text(encoding="utf-8"))
+
+
+# --- deploy/README.md
+
+
+def rows() -> dict[str, str]:
+    """The rows of the table of overlays, by the names in their first cell."""
+    lines = re.findall(r"^\| (`[^|]*`) \|(.*)\|$", README, re.MULTILINE)
+    return {name: rest for cell, rest in lines for name in re.findall(r"`([^`]+)`", cell) if name in OVERLAY_NAMES}
+
+
+def test_the_readme_has_every_overlay():
+    assert sorted(rows()) == OVERLAY_NAMES
+
+
+@pytest.mark.parametrize("name", OVERLAY_NAMES)
+def test_the_readme_names_the_secrets_that_an_overlay_needs(name):
+    manifests = overlay(name)
+    text = rows()[name] + (rows()["gateway-ha"] if name.startswith("region") else "") + "`devstral-proxy-keys`"
+    named = set(re.findall(r"`([\w-]+)`", text)) | ({"vllm-api-key-eu"} if name == "region-us" else set())
+
+    assert set(needed_secrets(manifests)) <= named
+
+
+def needed_secrets(manifests: Manifests) -> Iterator[str]:
+    for pod in manifests.workloads():
+        yield from (volume["secret"]["secretName"] for volume in pod.spec.get("volumes", []) if "secret" in volume)
+        for container in pod.containers:
+            references = [entry.get("valueFrom", {}).get("secretKeyRef", {}) for entry in container.get("env", [])]
+            yield from (found["name"] for found in references if found and not found.get("optional"))
+    for monitor in manifests.of("ServiceMonitor"):
+        yield from (endpoint["authorization"]["credentials"]["name"] for endpoint in monitor["spec"]["endpoints"])
+
+
+@pytest.mark.parametrize("name", ["sidecar", "sidecar-inject"])
+def test_the_readme_says_the_times_of_the_manifests(name):
+    section = README.partition("## Sidecar: who ends first")[2].partition("\n## ")[0]
+
+    assert f"| {overlay(name).proxy().spec['terminationGracePeriodSeconds']} s |" in section
 
 
 def _hook() -> Path:
