@@ -112,9 +112,11 @@ class ContainerPod:
         for volume in self.workload.spec["volumes"]:
             source = volume.get("secret") or volume.get("configMap")
             path = self._folder / volume["name"]
-            os.chown(path, 0, group)
-            path.chmod(0o2775)
-            for file in path.iterdir():
+            held = (path / "..data").resolve()
+            for folder in (path, held):
+                os.chown(folder, 0, group)
+                folder.chmod(0o2775)
+            for file in held.iterdir():
                 os.chown(file, 0, group)
                 file.chmod(source.get("defaultMode", 0o644))
 

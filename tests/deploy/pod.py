@@ -57,6 +57,10 @@ class Pod:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def volume(self, name: str) -> Path:
+        """The folder of a volume."""
+        return self._folder / "volumes" / name
+
     @property
     def is_draining(self) -> bool:
         """Whether the proxy accepts nothing any more."""

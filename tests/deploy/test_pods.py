@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import ssl
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+import trustme
 
 from tests.deploy.manifests import OVERLAYS, Manifests, chart, overlay
 from tests.deploy.pod import DEADLINE_S, Pod, running
@@ -133,6 +135,38 @@ async def test_a_gateway_answers_its_probes_prometheus_and_clients_and_ends_with
         await pod.end()
 
         assert pod.happened == ["proxy started", "proxy gets SIGTERM", "proxy ended with 0"]
+
+
+@pytest.mark.parametrize("rendered", [lambda: overlay("edge"), lambda: chart("edge")], ids=["overlay", "chart"])
+async def test_with_tls_probes_are_answered_and_a_renewed_certificate_needs_no_restart(rendered, known, tmp_path):
+    """The kubelet puts a Secret's new files into a new folder, and turns the symbolic link `..data` to it."""
+    async with running(rendered(), known, tmp_path, [Do.CLOSE]) as pod:
+        folder = pod.volume("tls")
+        assert (folder / "tls.crt").readlink() == Path("..data/tls.crt")
+        before = await asyncio.to_thread(certificate_of, pod)
+
+        renew(folder)
+        async with asyncio.timeout(DEADLINE_S):
+            while await asyncio.to_thread(certificate_of, pod) == before:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
+        assert await pod.passes(pod.workload.container("proxy")["livenessProbe"])
+        await pod.end()
+
+        assert pod.happened == ["proxy started", "proxy gets SIGTERM", "proxy ended with 0"]
+
+
+def certificate_of(pod: Pod) -> str:
+    return ssl.get_server_certificate(("127.0.0.1", pod.port))
+
+
+def renew(folder: Path) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    new = folder / "..2026_11_27"
+    new.mkdir()
+    (new / "tls.crt").write_bytes(issued.cert_chain_pems[0].bytes())
+    (new / "tls.key").write_bytes(issued.private_key_pem.bytes())
+    (folder / "..data_tmp").symlink_to(new.name)
+    (folder / "..data_tmp").rename(folder / "..data")
 
 
 async def scrape(pod: Pod, key: str) -> tuple[int, bytes]:

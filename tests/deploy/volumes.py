@@ -12,6 +12,8 @@ import trustme
 
 from tests.deploy.manifests import Manifests, Workload
 
+#: What stands for a model server far away.
+FAR = "https://vllm.example.com"
 #: The keys that the Secrets hold. The first two are of the same file.
 KEYS = ("alice", "prometheus")
 
@@ -75,15 +77,13 @@ class Volumes:
             for mount in container.get("volumeMounts", []):
                 self._paths[mount["mountPath"]] = str(folder / mount["name"])
         for name, volume in self._volumes.items():
-            (folder / name).mkdir()
-            for file, text in _files(manifests, volume, secrets).items():
-                (folder / name / file).write_text(self.here(text), encoding="utf-8")
+            _lay(folder / name, {file: self.here(text) for file, text in _files(manifests, volume, secrets).items()})
 
     def here(self, text: str) -> str:
         """A text of the manifests with the paths and ports that it has here."""
         paths = "|".join(map(re.escape, sorted(self._paths, key=len, reverse=True)))
         text = re.sub(rf"(?:{paths})\b", lambda found: self._paths[found[0]], text)
-        text = text.replace("http://vllm:", "http://127.0.0.1:")
+        text = text.replace("http://vllm:", "http://127.0.0.1:").replace(FAR, "http://127.0.0.1:8000")
         for port, other in self._ports.items():
             text = re.sub(rf"\b{port}\b", str(other), text)
         return text
@@ -91,6 +91,16 @@ class Volumes:
     def environ(self, container: Mapping[str, Any]) -> dict[str, str]:
         """The variables of a container that have their value in the manifest."""
         return {entry["name"]: self.here(entry["value"]) for entry in container.get("env", []) if "value" in entry}
+
+
+def _lay(folder: Path, files: Mapping[str, str]) -> None:
+    """As a kubelet does it: files are links through `..data`, which is a link to the folder that holds them."""
+    held = folder / "..2026_11_26"
+    held.mkdir(parents=True)
+    (folder / "..data").symlink_to(held.name)
+    for name, text in files.items():
+        (held / name).write_text(text, encoding="utf-8")
+        (folder / name).symlink_to(f"..data/{name}")
 
 
 def _files(manifests: Manifests, volume: Mapping[str, Any], secrets: Secrets) -> Mapping[str, str]:
