@@ -152,6 +152,19 @@ def test_the_chart_has_the_version_of_the_proxy():
     assert facts["appVersion"] == __version__
 
 
+@pytest.mark.parametrize(
+    ("values", "url"), [("sidecar", "http://devstral-proxy."), ("edge", "https://devstral-proxy.")]
+)
+def test_an_installation_says_where_it_is_and_how_long_it_takes_to_end(values, url):
+    file = str(CHART / "ci" / f"{values}-values.yaml")
+    said = tool("helm", "install", "devstral-proxy", str(CHART), "--dry-run=client", "--values", file)
+    _, _, notes = said.partition("NOTES:")
+    grace = chart(values).proxy().spec["terminationGracePeriodSeconds"]
+
+    assert url in notes
+    assert f"up to {grace} s to end" in notes
+
+
 def test_helm_finds_nothing_to_complain_about(tmp_path):
     for values in VALUES_NAMES:
         assert "0 chart(s) failed" in tool(
