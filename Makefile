@@ -179,7 +179,7 @@ up: $(VENV)/.run-stamp ## Run vLLM, the proxy and what watches them with docker 
 	docker compose --file deploy/compose.yaml --profile $(PROFILE) up --build --wait $(ARGS)
 
 # Where control groups are of both versions, crun wants only the older one to be seen.
-test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
+test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp .venv-kube/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
 	@test "$$(id -u)" = 0 || { echo 'make test-image needs root, on Debian.' >&2; exit 1; }
 	unshare --mount sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$$@"' sh \
 	    $(BIN)/python -m pytest -m image tests/deploy $(ARGS)
