@@ -215,8 +215,8 @@ class Pool:
         """
         Return another replica than those that were tried; None if there is none that is well.
 
-        With `lost`, to which the connection broke or did not come about, one in another zone if there is any: what stood
-        beside it may be gone too, and there is no third attempt.
+        With `lost`, to which the connection broke or did not come about, one in another zone if there is any: what
+        stood beside it may be gone too, and there is no third attempt.
         """
 
         def is_other(replica: Replica) -> bool:
