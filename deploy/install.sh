@@ -9,7 +9,7 @@ set -eu
 
 dir=$1
 # What an operator may switch on by a setting; the Makefile's EXTRAS are the same.
-extras=cli,jwt,valkey
+extras=cli,jwt,otel,valkey
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 work=$(mktemp -d)

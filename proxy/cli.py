@@ -14,30 +14,15 @@ from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from proxy import __version__
 from proxy.config import Config, ConfigError, Reader, add_flags, load_config, masked
+from proxy.usage import Usage, parser_for
 
 #: Makes the settings, now or again later, out of this command line, the environment and files that it reads so.
 Load = Callable[[Reader], Config]
-
-EXAMPLES = """\
-examples:
-  devstral-proxy                                      serve, with the embedded demo upstream
-  devstral-proxy --vllm-base http://127.0.0.1:8000    serve in front of vLLM
-  devstral-proxy --port 0 --option bridge=never       any free port, one option of the profile changed
-  devstral-proxy check-config --config proxy.toml     check a configuration, and start nothing
-  devstral-proxy keys add alice --keys-file keys.json make a key for a client; see devstral-proxy keys --help
-  devstral-proxy tail -f --errors proxy.log           what goes wrong, for people; see devstral-proxy tail --help
-  devstral-proxy doctor http://127.0.0.1:8000         what is wrong with this vLLM, and what to type
-  devstral-proxy explain request.json                 what would be sent for this body, and why
-  devstral-proxy healthcheck --ready                  for containers: is the proxy of this configuration ready?
-
-Every flag has a twin in the environment, in brackets above, and a key in the file, which is the flag's name
-with underscores. A flag wins over the environment, the environment over the file."""
 
 
 class ExitCode(IntEnum):
@@ -58,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in WITH_ARGUMENTS:
             return WITH_ARGUMENTS[arguments[0]](arguments[1:], os.environ)
         command, flags = _split(arguments)
-        return COMMANDS[command](partial(load_config, flags, os.environ))
+        return COMMANDS[command].run(partial(load_config, flags, os.environ))
     except ConfigError as exc:
         print(f"devstral-proxy: {exc}", file=sys.stderr)
         return ExitCode.CONFIG
@@ -68,29 +53,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Return the command and its flags. Unknown flags are left for `load_config`, which names the nearest one."""
-    parser = _parser()
+    parser = program_parser()
     has_command = bool(arguments) and not arguments[0].startswith("-")
     command, flags = (arguments[0], arguments[1:]) if has_command else ("serve", arguments)
     if command not in COMMANDS:
         parser.error(f"the command is not one of {', '.join((*COMMANDS, *WITH_ARGUMENTS))}")
-    rest = parser.parse_known_args(flags)[1]
+    reader = command_parser(command) if has_command else parser
+    rest = reader.parse_known_args(flags)[1]
     if rest and not rest[0].startswith("-"):
         parser.error("the command comes first, and flags start with --")
     return command, flags
 
 
-def _parser() -> argparse.ArgumentParser:
-    about = {name: function.__doc__ for name, function in (*COMMANDS.items(), *WITH_ARGUMENTS.items())}
-    commands = "\n".join(f"  {name:14}{text}" for name, text in about.items())
-    parser = argparse.ArgumentParser(
-        prog="devstral-proxy",
-        usage="devstral-proxy [COMMAND] [FLAGS]",
-        description=f"OpenAI-compatible agents on Mistral models behind vLLM, unmodified.\n\ncommands:\n{commands}",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"devstral-proxy {__version__}")
+def program_parser() -> argparse.ArgumentParser:
+    """Return what tells of the program as a whole; without a command it serves, so it has that one's flags."""
+    own = ((name, command.usage.about) for name, command in COMMANDS.items())
+    with_arguments = ((name, function.__doc__) for name, function in WITH_ARGUMENTS.items())
+    commands = "\n".join(f"  {name:14}{about}" for name, about in (*own, *with_arguments))
+    usage = _PROGRAM._replace(about=f"{_PROGRAM.about}\n\ncommands:\n{commands}")
+    parser = parser_for(usage)
+    add_flags(parser)
+    return parser
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """Return what tells of one of `COMMANDS`."""
+    parser = parser_for(COMMANDS[name].usage)
     add_flags(parser)
     return parser
 
@@ -138,8 +126,100 @@ def _print_config(load: Load) -> int:
     return ExitCode.CLEAN
 
 
-COMMANDS: Final[Mapping[str, Callable[[Load], int]]] = MappingProxyType(
-    {"serve": _serve, "demo": _demo, "check-config": _check_config, "print-config": _print_config}
+class Command(NamedTuple):
+    """A command whose flags are the settings."""
+
+    run: Callable[[Load], int]
+    usage: Usage
+
+
+_SETTINGS: Final = """\
+Every flag has a twin in the environment, in brackets above, and a key in the file, which is the flag's name
+with underscores. A flag wins over the environment, the environment over the file."""
+_WRONG: Final = {ExitCode.CONFIG.value: "the configuration cannot be used"}
+_SERVING: Final = {
+    ExitCode.CLEAN.value: "ended as asked, also by SIGTERM",
+    ExitCode.FAILURE.value: "failed while running",
+    ExitCode.UNAVAILABLE.value: "the address cannot be listened on",
+    ExitCode.INTERRUPTED.value: "Ctrl-C",
+    **_WRONG,
+}
+
+_PROGRAM: Final = Usage(
+    command="",
+    about="OpenAI-compatible agents on Mistral models behind vLLM, unmodified.",
+    examples="""\
+devstral-proxy                                      serve, with the embedded demo upstream
+devstral-proxy --vllm-base http://127.0.0.1:8000    serve in front of vLLM
+devstral-proxy --port 0 --option bridge=never       any free port, one option of the profile changed
+devstral-proxy check-config --config proxy.toml     check a configuration, and start nothing
+devstral-proxy keys add alice --keys-file keys.json make a key for a client; see devstral-proxy keys --help
+devstral-proxy tail -f --errors proxy.log           what goes wrong, for people; see devstral-proxy tail --help
+devstral-proxy doctor http://127.0.0.1:8000         what is wrong with this vLLM, and what to type
+devstral-proxy explain request.json                 what would be sent for this body, and why
+devstral-proxy healthcheck --ready                  for containers: is the proxy of this configuration ready?
+eval "$(devstral-proxy completion bash)"            complete commands, flags and values on the Tab key""",
+    notes=_SETTINGS,
+    codes=_SERVING,
+    form="devstral-proxy [COMMAND] [FLAGS]",
+)
+
+COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
+    {
+        "serve": Command(
+            _serve,
+            Usage(
+                command="serve",
+                about="Run the proxy until SIGTERM or SIGINT; this is the default.",
+                examples="""\
+devstral-proxy serve --vllm-base http://127.0.0.1:8000
+devstral-proxy serve --config proxy.toml --workers 2
+VLLM_BASE=http://127.0.0.1:8000 devstral-proxy serve --metrics-port 9090""",
+                notes=_SETTINGS,
+                codes=_SERVING,
+                form="devstral-proxy serve [FLAGS]",
+            ),
+        ),
+        "demo": Command(
+            _demo,
+            Usage(
+                command="demo",
+                about="Run the proxy in front of the embedded demo upstream.",
+                examples="""\
+devstral-proxy demo                                 at http://127.0.0.1:9000/v1
+devstral-proxy demo --port 0 --strict               any free port; requests are refused instead of mended""",
+                notes=_SETTINGS,
+                codes=_SERVING,
+                form="devstral-proxy demo [FLAGS]",
+            ),
+        ),
+        "check-config": Command(
+            _check_config,
+            Usage(
+                command="check-config",
+                about="Check the configuration and start nothing.",
+                examples="""\
+devstral-proxy check-config --config proxy.toml
+devstral-proxy check-config --config proxy.toml && systemctl reload devstral-proxy""",
+                notes=_SETTINGS,
+                codes={ExitCode.CLEAN.value: "it can be used", **_WRONG},
+                form="devstral-proxy check-config [FLAGS]",
+            ),
+        ),
+        "print-config": Command(
+            _print_config,
+            Usage(
+                command="print-config",
+                about="Print the configuration in effect as JSON, secrets masked.",
+                examples="""\
+devstral-proxy print-config --config proxy.toml
+devstral-proxy print-config | jq .backends""",
+                notes=_SETTINGS,
+                codes={ExitCode.CLEAN.value: "printed", **_WRONG},
+                form="devstral-proxy print-config [FLAGS]",
+            ),
+        ),
+    }
 )
 
 
@@ -182,6 +262,42 @@ def _healthcheck(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return healthcheck(arguments, environ)
 
 
+def _completion(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Write a script with which a shell completes commands, flags and values."""
+    from proxy.completion import completion
+
+    return completion(arguments, program_parser(), _parsers())
+
+
 WITH_ARGUMENTS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str]], int]]] = MappingProxyType(
-    {"keys": _keys, "tail": _tail, "doctor": _doctor, "explain": _explain, "healthcheck": _healthcheck}
+    {
+        "keys": _keys,
+        "tail": _tail,
+        "doctor": _doctor,
+        "explain": _explain,
+        "healthcheck": _healthcheck,
+        "completion": _completion,
+    }
 )
+
+
+def _parsers() -> Mapping[str, argparse.ArgumentParser]:
+    """Return what tells of each command, with all flags that it takes."""
+    from proxy.access.commands import keys_parser
+    from proxy.completion import completion_parser
+    from proxy.doctor.command import doctor_parser
+    from proxy.explain.command import explain_parser
+    from proxy.healthcheck import healthcheck_parser
+    from proxy.tail.command import tail_parser
+
+    with_settings = {"doctor": doctor_parser(), "healthcheck": healthcheck_parser()}
+    for parser in with_settings.values():
+        add_flags(parser)
+    return {
+        **{name: command_parser(name) for name in COMMANDS},
+        "keys": keys_parser(),
+        "tail": tail_parser(),
+        "explain": explain_parser(),
+        "completion": completion_parser(),
+        **with_settings,
+    }

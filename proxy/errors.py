@@ -11,6 +11,7 @@ What can go wrong, by who is at fault.
         UpstreamTimeout 504       names the timer
         UpstreamRejected          its own status, its body translated
         UpstreamProtocolError 502 bytes came, not in the agreed form
+          UpstreamDisconnected    or too few of them
       Overloaded 503              refused before anything was read or sent; Retry-After
       ShuttingDown 503            this process is going away
       NotDecided 503              who asks, or how much he may, cannot be found out now
@@ -165,6 +166,10 @@ class UpstreamProtocolError(UpstreamError):
     """Bytes came, but not in the agreed form: a cut stream, malformed JSON, an event over the cap."""
 
     code = "upstream_disconnected"
+
+
+class UpstreamDisconnected(UpstreamProtocolError):
+    """The connection or the stream ended before the answer did."""
 
 
 class UpstreamRejected(UpstreamError):

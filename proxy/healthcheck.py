@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from proxy import __version__
 from proxy.config import Config, ConfigError, load_config
-from proxy.config.own import own_and_settings
+from proxy.config.own import own_and_settings, own_parser
+from proxy.usage import Usage
 
 #: For all of it, name resolution included. A proxy answers within a millisecond; Docker's own default is 30 s.
 DEADLINE_S: Final = 2.0
@@ -30,19 +30,21 @@ _LARGEST_BODY: Final = 4096
 _ANY: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
-_USAGE: Final = "devstral-proxy healthcheck [--live | --ready] [URL] [FLAGS]"
-_EXAMPLES: Final = """\
-examples:
-  devstral-proxy healthcheck                                is the proxy of this configuration alive?
-  devstral-proxy healthcheck --ready --config proxy.toml    has it a model server to work with?
-  devstral-proxy healthcheck http://127.0.0.1:9001          another one
-  devstral-proxy healthcheck unix:/run/proxy.sock
-  HEALTHCHECK CMD ["devstral-proxy", "healthcheck"]         in a Dockerfile
-
+_USAGE: Final = Usage(
+    command="healthcheck",
+    about="Ask a proxy on this machine whether it lives, or is ready.",
+    examples="""\
+devstral-proxy healthcheck                                is the proxy of this configuration alive?
+devstral-proxy healthcheck --ready --config proxy.toml    has it a model server to work with?
+devstral-proxy healthcheck http://127.0.0.1:9001          another one
+devstral-proxy healthcheck unix:/run/proxy.sock
+HEALTHCHECK CMD ["devstral-proxy", "healthcheck"]         in a Dockerfile""",
+    notes="""\
 Without URL it asks where `host` and `port` are set to listen. On this machine's own addresses https:// is not verified:
-nothing secret is sent. Of another URL the certificate must be one that the system trusts.
-
-exit codes: 0 it is, 1 it is not or does not say so within 2 s, 2 wrong usage, 78 the configuration cannot be used"""
+nothing secret is sent. Of another URL the certificate must be one that the system trusts.""",
+    codes={0: "it is", 1: "it is not or does not say so within 2 s", 78: "the configuration cannot be used"},
+    form="devstral-proxy healthcheck [--live | --ready] [URL] [FLAGS]",
+)
 
 
 class _Place(NamedTuple):
@@ -61,11 +63,9 @@ def healthcheck(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: the configuration cannot be used, or does not say where the proxy listens.
     """
-    if {"-h", "--help"} & set(arguments):
-        _parser().parse_args(["--help"])
-    options, flags = own_and_settings(_add_own, arguments, _USAGE)
+    options, flags = own_and_settings(_USAGE, _add_own, arguments)
     if options.url and flags:
-        _parser().error(f"with URL there is nothing to set: {flags[0].partition('=')[0]}")
+        healthcheck_parser().error(f"with URL there is nothing to set: {flags[0].partition('=')[0]}")
     place = _place_of(options.url) if options.url else _own_place(flags, environ)
     if place.context is not None and options.cert_file:
         _show(options.cert_file, place.context)
@@ -74,17 +74,9 @@ def healthcheck(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0 if is_well else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="devstral-proxy healthcheck",
-        usage=_USAGE,
-        description="Ask a proxy on this machine whether it lives, or is ready.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_own(parser)
-    return parser
+def healthcheck_parser() -> argparse.ArgumentParser:
+    """Return what tells of this command's own arguments."""
+    return own_parser(_USAGE, _add_own)
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +96,6 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
         default="",
         help="a certificate and its key, in PEM, for a proxy with tls_client_ca_file",
     )
-    parser.add_argument("--version", action="version", version=f"devstral-proxy {__version__}")
 
 
 # --- where

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -178,6 +178,53 @@ def header_tokens(tokens: str) -> str:
         ValueError: one would not survive a header.
     """
     return ",".join(header_token(token.strip()) for token in tokens.split(",") if token.strip())
+
+
+def http_url(url: str) -> str:
+    """
+    Return an http(s) URL without a trailing slash; "" stays "".
+
+    Raises:
+        ValueError: it is none, or holds credentials.
+    """
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its text quotes a part of the URL
+        is_url = False
+    if url and (not is_url or re.search(r"[\s\\#]", url)):
+        raise ValueError("expected http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
+    if url and "@" in parts.netloc:
+        raise ValueError("the URL must not hold a user name or a password")
+    return url.rstrip("/")
+
+
+def header_pairs(text: str) -> dict[str, str]:
+    """
+    Return headers from `NAME=VALUE,NAME=VALUE`; a value may be percent-encoded (OpenTelemetry's form, W3C Baggage's).
+
+    Raises:
+        ValueError: it has another form, or would not survive a request.
+    """
+    pairs = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, equals, value = pair.partition("=")
+        decoded = unquote(value.strip())
+        if not equals or not re.fullmatch(r"[\x20-\x7e]+", decoded):
+            raise ValueError("expected NAME=VALUE,NAME=VALUE in printable ASCII, percent-encoded where it is not")
+        pairs[header_name(name.strip()).lower()] = decoded
+    return pairs
+
+
+def headers_text(text: str) -> str:
+    """
+    Return `text`, which `header_pairs` can read.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    header_pairs(text)
+    return text
 
 
 def header_name(name: str) -> str:

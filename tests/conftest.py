@@ -25,8 +25,9 @@ from proxy.observe.logs import LIBRARIES, configure_logs
 from proxy.process.serve import new_metrics
 from proxy.upstream.answer import Answer, Limits
 from proxy.upstream.replica import Sight
-from proxy.upstream.route import Asking
+from proxy.upstream.route import Asking, Leg
 from tests.fakes import until
+from tests.installed import installed as installed
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -67,7 +68,7 @@ class Client:
         self._limits = Limits(first_byte_s=config.first_byte_timeout_s, between_bytes_s=config.between_bytes_timeout_s)
 
     def models(self, request_id: str) -> AbstractAsyncContextManager[Answer]:
-        return self.connections.models(Asking(None, request_id, self._limits))
+        return self.connections.models(Asking(None, request_id, self._limits, Leg()))
 
 
 class Proxy:

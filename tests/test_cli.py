@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import urllib.request
 import pytest
 
 from proxy import __version__
-from proxy.cli import COMMANDS, ExitCode, main
+from proxy.cli import COMMANDS, WITH_ARGUMENTS, ExitCode, main
 from proxy.config import SETTINGS
 
 SECRET = "sk-canary-7f3a91"
@@ -37,6 +38,97 @@ def left_by_exit(*argv):
 def test_version_is_printed(argv, capsys):
     assert left_by_exit(*argv) == ExitCode.CLEAN
     assert capsys.readouterr().out == f"devstral-proxy {__version__}\n"
+
+
+# --- what every command says of itself
+
+
+#: The words of each command, and what it is given to end with each code but 0 and those that need a server.
+EVERY = {
+    "": {2: ["--port"], 78: ["--port", "70000"]},
+    "serve": {2: ["serve", SECRET], 78: ["serve", "--port", "70000"]},
+    "demo": {2: ["demo", SECRET], 78: ["demo", "--no-such-flag"]},
+    "check-config": {2: ["check-config", "--port"], 78: ["check-config", "--config", "/nonexistent.toml"]},
+    "print-config": {2: ["print-config", "--port"], 78: ["print-config", "--config", "/nonexistent.toml"]},
+    "keys": {2: ["keys"], 1: ["keys", "revoke", "a", "--keys-file", "{file}"]},
+    "keys add": {2: ["keys", "add"], 78: ["keys", "add", "a", "--config", "/nonexistent.toml"]},
+    "keys list": {2: ["keys", "list", "--no-such-flag"], 78: ["keys", "list", "--config", "/nonexistent.toml"]},
+    "keys revoke": {2: ["keys", "revoke"], 1: ["keys", "revoke", "a", "--keys-file", "{file}"]},
+    "tail": {2: ["tail", "--status", "x"], 1: ["tail", "/nonexistent.log"]},
+    "doctor": {
+        2: ["doctor", "--timeout", "x"],
+        1: ["doctor", "http://127.0.0.1:1"],
+        78: ["doctor", "--config", "/nonexistent.toml"],
+    },
+    "explain": {
+        2: ["explain", "/nonexistent.json"],
+        1: ["explain", "{file}"],
+        78: ["explain", "{file}", "--config", "/nonexistent.toml"],
+    },
+    "healthcheck": {
+        2: ["healthcheck", "--live", "--ready"],
+        1: ["healthcheck", "http://127.0.0.1:1"],
+        78: ["healthcheck", "--config", "/nonexistent.toml"],
+    },
+    "completion": {2: ["completion", "tcsh"]},
+}
+#: What is seen elsewhere: it takes a server, a signal, or a missing package.
+ELSEWHERE = {1: {"", "serve", "demo", "completion", "keys add"}, 78: {"keys", "keys revoke"}}
+
+
+def said(capsys, *argv):
+    """Run, and return the exit code and standard output."""
+    try:
+        code = main(argv)
+    except SystemExit as exc:
+        code = exc.code
+    return code, capsys.readouterr().out
+
+
+def test_every_command_is_looked_at():
+    assert {words.split()[0] for words in EVERY if words} == {*COMMANDS, *WITH_ARGUMENTS}
+
+
+@pytest.mark.parametrize("words", EVERY)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_says_what_it_is_for_how_to_use_it_and_how_it_ends(words, flag, capsys):
+    code, text = said(capsys, *words.split(), flag)
+    usage, about, *_ = text.split("\n\n")
+    codes = " ".join(text.partition("\nexit codes: ")[2].split())
+    [examples] = re.findall(r"^examples:\n((?:  .+\n)+)", text, re.MULTILINE)
+
+    assert code == ExitCode.CLEAN
+    assert usage.startswith(f"usage: devstral-proxy{' ' * bool(words)}{words}")
+    assert re.match(r"[A-Z][^\n]+\w[.:]", about)
+    assert "options:\n  -h, --help" in text
+    assert "  --version " in text
+    assert all(line.strip() for line in examples.splitlines())
+    assert f"devstral-proxy {words}".strip() in examples
+    told = {int(number) for number in re.findall(r"(?:^|, )(\d+) ", codes)}
+    shown = {0, *EVERY[words], *(number for number, commands in ELSEWHERE.items() if words in commands)}
+    assert told - {69, 130} == shown
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("words", EVERY)
+def test_every_command_tells_the_version(words, capsys):
+    assert said(capsys, *words.split(), "--version") == (0, f"devstral-proxy {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"), [(argv, code) for ends in EVERY.values() for code, argv in ends.items()], ids=str
+)
+def test_every_command_ends_with_the_code_that_it_tells(argv, code, tmp_path, capsys):
+    file = tmp_path / "keys.json"
+    if argv[0] == "keys":
+        assert main(["keys", "add", "b", "--keys-file", str(file)]) == 0
+    else:
+        file.write_text("no request")
+
+    assert said(capsys, *(word.replace("{file}", str(file)) for word in argv))[0] == code
+
+
+# --- the command line as a whole
 
 
 def test_help_names_every_command_flag_and_variable(capsys):

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 from functools import partial
@@ -10,9 +11,17 @@ from pathlib import Path
 import pytest
 
 import proxy.translate.profile
+from benchmarks import outcome
 from proxy.cli import ExitCode
 from proxy.config import OPTIONS, SETTINGS, Backend, Grant, Issuer, ModelSettings, Tier, rows_of
 from proxy.errors import ProxyError
+from proxy.fronts.messages_request import MESSAGES_RULES
+from proxy.fronts.responses_rules import RESPONSES_RULES
+from proxy.observe.exposition import PREFIX
+from proxy.observe.genai import GENAI
+from proxy.observe.layout import Kind
+from proxy.observe.processes import ABOUT
+from proxy.process.serve import new_metrics
 from proxy.translate.answer_rules import ANSWER_RULES
 from proxy.translate.capabilities import DECISIONS, PROBES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, PROFILE_NAMES, Choice, build_profile
@@ -91,6 +100,11 @@ def request_rules_table():
     )
 
 
+def front_rules_table(rules):
+    head = [row("Rule", "What it does"), row(*["---"] * 2)]
+    return "\n".join([*head, *(row(code(rule.__name__), first_line(rule)) for rule in rules)])
+
+
 def answer_rules_table():
     head = [row("Rule", "What it does"), row(*["---"] * 2)]
     return "\n".join([*head, *(row(code(name), doc) for name, doc in ANSWER_RULES.items())])
@@ -137,6 +151,41 @@ def library_floors_table():
     return "\n".join([*head, *(row(*pair) for pair in LIBRARY_FLOORS)])
 
 
+#: Labels whose values are too many for a table, or come with the configuration.
+MANY = ("route", "rule", "replica")
+
+
+def labels_of(labels):
+    def told(name, values):
+        return code(name) if name in MANY else f"{code(name)}: {', '.join(map(code, values))}"
+
+    return "; ".join(told(*label) for label in labels.items())
+
+
+def metrics_table():
+    head = [row("Metric", "Type", "Labels", "Meaning"), row(*["---"] * 4)]
+    metrics = new_metrics()
+    for family in (*metrics.told()[0], *metrics.replicas.told()[0]):
+        name = PREFIX + family.name + ("_total" if family.kind is Kind.COUNTER else "")
+        head.append(row(code(name), family.kind.name.lower(), labels_of(family.labels), family.about))
+    head.append(row(code(f"{PREFIX}build_info"), "gauge", "`version`; `python`", "1, with what runs here."))
+    for name, about in ABOUT.items():
+        kind = "counter" if name.endswith("_total") else "gauge"
+        head.append(row(code(name), kind, "`process`: `supervisor`, `1`, `2`, …", about))
+    return "\n".join(head)
+
+
+def genai_table():
+    head = [row("Metric", "More labels", "Meaning"), row(*["---"] * 3)]
+    more = {"durations": "`error_type`", "tokens": "`gen_ai_token_type`: `input`, `output`"}
+    return "\n".join([*head, *(row(code(told.name), more.get(told.kept, ""), told.about) for told in GENAI)])
+
+
+def scrape_table():
+    results = PACKAGE.parent / "benchmarks" / "results" / "scrape.json"
+    return outcome.table(json.loads(results.read_text(encoding="utf-8"))["rows"])
+
+
 def first_line(rule):
     return rule.__doc__.strip().splitlines()[0]
 
@@ -154,7 +203,12 @@ TABLES = {
     "which mistral-common a vLLM has": library_floors_table,
     "profiles": profiles_table,
     "rules of the request": request_rules_table,
+    "rules of the Messages API": partial(front_rules_table, MESSAGES_RULES),
     "rules of the answer": answer_rules_table,
+    "rules of the Responses API": partial(front_rules_table, RESPONSES_RULES),
+    "metrics": metrics_table,
+    "OpenTelemetry's metrics": genai_table,
+    "what a scrape takes": scrape_table,
 }
 
 

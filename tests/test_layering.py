@@ -17,11 +17,16 @@ MODULES = sorted(ROOT.rglob("*.py"))
 MAY_IMPORT = {
     "errors": {"msgspec"},
     "values": {"msgspec"},
+    "usage": {"__version__"},
     "wire": {"msgspec", "orjson", "errors"},
     "translate": {"msgspec", "orjson", "errors", "wire"},
-    "config": {"msgspec", "translate", "values"},
-    "observe": {"msgspec", "orjson", "prometheus_client", "structlog", "config", "errors"},
-    "access": {"msgspec", "aiohttp", "joserfc", "multidict", "config", "errors"},
+    "fronts": {"msgspec", "orjson", "errors", "wire"},
+    "config": {"msgspec", "translate", "usage", "values"},
+    "observe": {
+        *("msgspec", "orjson", "opentelemetry", "prometheus_client", "requests", "structlog"),
+        *("__version__", "config", "errors", "values", "wire"),
+    },
+    "access": {"msgspec", "aiohttp", "joserfc", "multidict", "config", "errors", "usage"},
     "store": {"msgspec", "valkey", "config"},
     "demo": {"msgspec", "aiohttp"},
     "upstream": {
@@ -30,29 +35,31 @@ MAY_IMPORT = {
     },
     "edge": {
         *("msgspec", "orjson", "aiohttp", "multidict", "structlog"),
-        *("__version__", "access", "config", "errors", "observe", "store", "translate", "upstream", "wire"),
+        *("__version__", "access", "config", "errors", "fronts", "observe", "store", "translate"),
+        *("upstream", "wire"),
     },
     "process": {
         *("msgspec", "aiohttp", "structlog", "uvloop"),
-        *("__version__", "access", "config", "demo", "edge", "observe", "store", "translate", "upstream"),
+        *("__version__", "access", "config", "demo", "edge", "fronts", "observe", "store", "translate", "upstream"),
     },
-    "tail": {"msgspec", "orjson", "__version__"},
+    "tail": {"msgspec", "orjson", "usage"},
     "doctor": {
         *("msgspec", "aiohttp", "multidict", "yarl", "rich"),
-        *("__version__", "config", "errors", "translate", "upstream", "values", "wire"),
+        *("__version__", "config", "errors", "translate", "upstream", "usage", "values", "wire"),
     },
-    "healthcheck": {"__version__", "config"},
-    "explain": {"msgspec", "config", "errors", "translate", "wire"},
+    "healthcheck": {"config", "usage"},
+    "completion": {"shtab", "config", "translate", "usage", "values"},
+    "explain": {"msgspec", "config", "errors", "translate", "usage", "wire"},
     "cli": {
-        *("msgspec", "__version__"),
-        *("access", "config", "doctor", "explain", "healthcheck", "observe", "process", "tail"),
+        "msgspec",
+        *("access", "completion", "config", "doctor", "explain", "healthcheck", "observe", "process", "tail", "usage"),
     },
     "__main__": {"cli"},
     "__init__": set(),
 }
 
 #: The pure rooms neither wait, nor talk, nor log.
-PURE = ("wire", "translate")
+PURE = ("wire", "translate", "fronts")
 IMPURE = {"asyncio", "aiohttp", "logging", "selectors", "socket", "ssl", "structlog", "uvloop"}
 
 MODULE_LINES = 400

@@ -9,7 +9,8 @@ Who asks: the door of the proxy. `known()` answers at once; `principal()` may ha
     neither keys nor issuers, but a client certificate --------------------> cert:<name>
     all else --------------------------------------------------------------> Unauthorized, Forbidden, NotDecided
 
-Only one header is read, and only the scheme Bearer (RFC 6750, 2.1): what stands in a URL ends up in logs.
+Only one header is read, and only the scheme Bearer (RFC 6750, 2.1): what stands in a URL ends up in logs. Where
+Anthropic's clients ask, their own header is given here as that one (edge/authentication.py).
 """
 
 import time

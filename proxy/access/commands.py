@@ -20,18 +20,52 @@ import msgspec
 from proxy.access.keys import Entry, is_id, is_name, new_key
 from proxy.access.keys_file import change_entries, read_entries
 from proxy.config import ConfigError
+from proxy.usage import Usage, parser_for, with_version
 
 #: The variable that names the file, for this command and for the proxy.
 VARIABLE: Final = "PROXY_KEYS_FILE"
 
-_EXAMPLES: Final = """\
-examples:
-  devstral-proxy keys add alice --keys-file keys.json                     make a key and show it, once
-  devstral-proxy keys add ci --tier batch --expires-days 30 --config proxy.toml
-  devstral-proxy keys list --keys-file keys.json                          who has one; never the keys
-  devstral-proxy keys revoke alice --keys-file keys.json
-
+_TAKEN_OVER: Final = """\
 A proxy that runs with this file takes a change over by itself, within seconds (WATCH_CONFIG), or on SIGHUP."""
+_CODES: Final = {0: "done", 78: "the file cannot be used"}
+_USAGE: Final = Usage(
+    command="keys",
+    about="API keys of clients: a file of their salted hashes.",
+    examples="""\
+devstral-proxy keys add alice --keys-file keys.json                     make a key and show it, once
+devstral-proxy keys add ci --tier batch --expires-days 30 --config proxy.toml
+devstral-proxy keys list --keys-file keys.json                          who has one; never the keys
+devstral-proxy keys revoke alice --keys-file keys.json""",
+    notes=_TAKEN_OVER,
+    codes=_CODES | {1: "no such key, or already one of that name"},
+)
+_ADDING: Final = Usage(
+    command="keys add",
+    about="Make a key and show it, once.",
+    examples="""\
+devstral-proxy keys add alice --keys-file keys.json
+devstral-proxy keys add ci --tier batch --expires-days 30 --config proxy.toml
+devstral-proxy keys add bob --keys-file keys.json > bob.key     the key alone goes to standard output""",
+    notes=_TAKEN_OVER,
+    codes=_CODES | {1: "there is already one of that name"},
+)
+_LISTING: Final = Usage(
+    command="keys list",
+    about="Show whose keys there are; never the keys.",
+    examples="""\
+devstral-proxy keys list --keys-file keys.json
+devstral-proxy keys list --json --keys-file keys.json | jq '.[].name'""",
+    codes=_CODES,
+)
+_REVOKING: Final = Usage(
+    command="keys revoke",
+    about="Remove a key, by its name or its id.",
+    examples="""\
+devstral-proxy keys revoke alice --keys-file keys.json
+PROXY_KEYS_FILE=keys.json devstral-proxy keys revoke alice""",
+    notes=_TAKEN_OVER,
+    codes=_CODES | {1: "no such key, or several"},
+)
 
 #: Arbitrary: a hundred years; what is meant to last for ever has no date.
 _LONGEST_DAYS: Final = 36_500
@@ -48,7 +82,7 @@ def keys(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: the file of keys, or the configuration that names it, cannot be used.
     """
-    parser = _parser()
+    parser = keys_parser()
     options = parser.parse_args(arguments)
     path = options.keys_file or environ.get(VARIABLE) or _path_in(options.config)
     if not path:
@@ -61,28 +95,27 @@ def keys(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def keys_parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments."""
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--keys-file", metavar="FILE", default="", help=f"the file of keys [{VARIABLE}]")
     where.add_argument("--config", metavar="FILE", default="", help="the TOML file whose `keys_file` names it")
-    parser = argparse.ArgumentParser(
-        prog="devstral-proxy keys",
-        description="API keys of clients: a file of their salted hashes.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_for(_USAGE)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add = commands.add_parser("add", parents=[where], help="make a key and show it, once", allow_abbrev=False)
+    add = with_version(
+        commands.add_parser("add", parents=[where], help="make a key and show it, once", **_ADDING.words)
+    )
     add.add_argument("name", metavar="NAME", type=_name, help="whose it is; logs and limits call it so")
     add.add_argument("--tier", type=_name, help="which of `tiers` it belongs to; else it is `default`")
     add.add_argument("--expires-days", metavar="N", type=_days, help="for how many days it is good; else for ever")
     add.set_defaults(run=_add)
-    list_ = commands.add_parser("list", parents=[where], help="show whose keys there are", allow_abbrev=False)
+    list_ = with_version(
+        commands.add_parser("list", parents=[where], help="show whose keys there are", **_LISTING.words)
+    )
     list_.add_argument("--json", action="store_true", help="as JSON")
     list_.set_defaults(run=_list)
-    revoke = commands.add_parser("revoke", parents=[where], help="remove a key", allow_abbrev=False)
-    revoke.add_argument("which", metavar="NAME_OR_ID")
+    revoke = with_version(commands.add_parser("revoke", parents=[where], help="remove a key", **_REVOKING.words))
+    revoke.add_argument("which", metavar="NAME_OR_ID", help="whose key it is, or its id, as `list` shows them")
     revoke.set_defaults(run=_revoke)
     return parser
 

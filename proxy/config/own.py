@@ -5,19 +5,30 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.config.sources import add_flags
+from proxy.usage import Usage, parser_for, with_version
+
+AddOwn = Callable[[argparse.ArgumentParser], None]
 
 
-def own_and_settings(
-    add_own: Callable[[argparse.ArgumentParser], None], arguments: Sequence[str], usage: str
-) -> tuple[argparse.Namespace, list[str]]:
+def own_parser(usage: Usage, add_own: AddOwn) -> argparse.ArgumentParser:
+    """Return what tells of the command's own arguments, and how it is used wrongly."""
+    parser = parser_for(usage)
+    add_own(parser)
+    return parser
+
+
+def own_and_settings(usage: Usage, add_own: AddOwn, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     Return a command's own arguments, which `add_own` adds to a parser, and the others as flags for `load_config`. None
     of its own may be required.
 
     The settings' flags are known here, so that the value of one is not taken for a positional argument. What is not
-    known at all is left to `load_config`, which names the nearest. Wrong usage leaves by SystemExit.
+    known at all is left to `load_config`, which names the nearest. `--help`, `--version` and wrong usage leave by
+    SystemExit.
     """
-    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
+    if {"-h", "--help"} & set(arguments):
+        own_parser(usage, add_own).parse_args(["--help"])
+    parser = with_version(argparse.ArgumentParser(usage=usage.form, add_help=False, allow_abbrev=False))
     add_own(parser)
     own = set(vars(parser.parse_args([])))
     add_flags(parser)

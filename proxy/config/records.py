@@ -22,6 +22,8 @@ class About(NamedTuple):
     env: str = ""
     form: str = ""
     secret: bool = False
+    #: another flag for it, which other programs have for the same
+    alias: str = ""
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

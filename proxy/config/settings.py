@@ -27,6 +27,7 @@ from proxy.config.records import (
 )
 from proxy.config.rows import rows_of
 from proxy.translate.options import Options
+from proxy.values import header_pairs
 
 MASK: Final = "***"
 
@@ -81,6 +82,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "Let another instance with this setting share the port, so that a new version can take over.", "REUSE_PORT"
         ),
     ] = False
+    metrics_port: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=65_535),
+        About(
+            "The port of a listener of its own for /metrics, which then is not on `port`; 0 is none.",
+            "PROXY_METRICS_PORT",
+            alias="--prometheus-port",
+        ),
+    ] = 0
+    metrics_host: Annotated[
+        str, About("The address that this listener listens on.", "PROXY_METRICS_HOST", "address")
+    ] = "127.0.0.1"
+    metrics_auth: Annotated[
+        Literal["auto", "open"],
+        About(
+            "Whether this listener asks for an operator's key: `auto` is where `port` would, `open` is never.",
+            "PROXY_METRICS_AUTH",
+        ),
+    ] = "auto"
     workers: Annotated[
         int,
         msgspec.Meta(ge=0, le=1024),
@@ -196,6 +216,26 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log_slow_s: Annotated[
         WaitOrZero, About("From how long a request counts as slow there; 0 is that none does.", "LOG_SLOW")
     ] = 0
+
+    # --- traces
+
+    otlp_endpoint: Annotated[
+        str,
+        About(
+            "The OpenTelemetry receiver that spans are sent to, without /v1/traces; empty sends none.",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "URL",
+        ),
+    ] = ""
+    otlp_traces_endpoint: Annotated[
+        str,
+        About("The whole URL of that receiver, instead of it.", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "URL"),
+    ] = ""
+    otlp_headers: Annotated[
+        str,
+        About("Headers that are sent to it.", "OTEL_EXPORTER_OTLP_HEADERS", "NAME=VALUE,NAME=VALUE", secret=True),
+    ] = ""
+    otel_sdk_disabled: Annotated[bool, About("Send no spans, whatever else is set.", "OTEL_SDK_DISABLED")] = False
 
     # --- timers
 
@@ -352,6 +392,7 @@ def secrets_of(config: Config) -> tuple[str, ...]:
         *config.api_keys.split(","),
         *(backend.api_key for backend in config.backends),
         config.store_url,
+        *(word for value in header_pairs(config.otlp_headers).values() for word in (value, value.partition(" ")[2])),
         unquote(urlsplit(config.store_url).password or ""),
     )
     return tuple(key for key in keys if key)

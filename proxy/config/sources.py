@@ -21,7 +21,17 @@ from proxy.config.records import Backend
 from proxy.config.rows import Row
 from proxy.config.settings import OPTIONS, SETTINGS, Config, ConfigError
 from proxy.translate.profile import PROFILE_CHOICES
-from proxy.values import base_urls, from_file, from_text, header_name, header_token, header_tokens, plain
+from proxy.values import (
+    base_urls,
+    from_file,
+    from_text,
+    header_name,
+    header_token,
+    header_tokens,
+    headers_text,
+    http_url,
+    plain,
+)
 
 _ROW_OF_KEY: Final = MappingProxyType({key: row for row in SETTINGS.values() for key in row.keys})
 _KEY_OF_VARIABLE: Final = MappingProxyType(
@@ -93,7 +103,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                 row.flag, dest=row.name, metavar="BOOL", nargs="?", const="true", default=absent, help=text
             )
         else:
-            parser.add_argument(row.flag, dest=row.keys[-1], metavar="VALUE", default=absent, help=text)
+            flags = (row.flag, row.about.alias) if row.about.alias else (row.flag,)
+            parser.add_argument(*flags, dest=row.keys[-1], metavar="VALUE", default=absent, help=text)
 
 
 class _FlagParser(argparse.ArgumentParser):
@@ -214,6 +225,9 @@ _CHECKS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
         "api_keys": header_tokens,
         "batch_keys": header_tokens,
         "session_header": header_name,
+        "otlp_endpoint": http_url,
+        "otlp_traces_endpoint": http_url,
+        "otlp_headers": headers_text,
         "profile": _known_profile,
     }
 )

@@ -13,32 +13,34 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy import __version__
 from proxy.config import Backend, Config, ConfigError, checked_backends, load_config
-from proxy.config.own import own_and_settings
+from proxy.config.own import own_and_settings, own_parser
 from proxy.doctor.asking import Server
 from proxy.doctor.case import Case
 from proxy.doctor.checks import Result, examine
 from proxy.doctor.report import as_data, is_rich, lines_of, marks_for, print_json, print_table, progress, summary, write
 from proxy.upstream.profiles import Profiles
+from proxy.usage import Usage
 from proxy.values import base_url, header_token
 
 _TIMEOUT_S: Final = 60.0
 _LONGEST_TIMEOUT_S: Final = 3600.0
 
-_USAGE: Final = "devstral-proxy doctor [URL] [FLAGS]"
-_EXAMPLES: Final = """\
-examples:
-  devstral-proxy doctor http://127.0.0.1:8000                     examine this vLLM
-  devstral-proxy doctor                                           examine all upstreams of the configuration
-  devstral-proxy doctor --config proxy.toml --json                the same, for a program
-  devstral-proxy doctor https://gpu1:8443 --ca-file ca.pem --api-key-file key
-  devstral-proxy doctor http://127.0.0.1:9000                     look through a running Devstral Proxy
-
+_USAGE: Final = Usage(
+    command="doctor",
+    about="Examine a vLLM: what is wrong with it, and what to type.",
+    examples="""\
+devstral-proxy doctor http://127.0.0.1:8000                     examine this vLLM
+devstral-proxy doctor                                           examine all upstreams of the configuration
+devstral-proxy doctor --config proxy.toml --json                the same, for a program
+devstral-proxy doctor https://gpu1:8443 --ca-file ca.pem --api-key-file key
+devstral-proxy doctor http://127.0.0.1:9000                     look through a running Devstral Proxy""",
+    notes="""\
 It asks what never generates, and lets the model write four short answers. Settings are read as by `serve`, from the
-environment, --config FILE and flags such as --profile; the key of the configuration goes only to its own upstreams.
-
-exit codes: 0 nothing failed, 1 something did, 2 wrong usage, 78 the configuration cannot be used"""
+environment, --config FILE and flags such as --profile; the key of the configuration goes only to its own upstreams.""",
+    codes={0: "nothing failed", 1: "something did", 78: "the configuration cannot be used"},
+    form="devstral-proxy doctor [URL] [FLAGS]",
+)
 
 
 def doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -48,11 +50,11 @@ def doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: the configuration, the key or the certificates cannot be used.
     """
-    options, flags = _read(arguments)
+    options, flags = own_and_settings(_USAGE, _add_own, arguments)
     config = load_config(flags, environ, lambda path: Path(path).read_text(encoding="utf-8"))
     backends = _backends(options, config)
     if not backends:
-        _parser().error("which server? devstral-proxy doctor URL, VLLM_BASE, or `backends` in --config FILE")
+        doctor_parser().error("which server? devstral-proxy doctor URL, VLLM_BASE, or `backends` in --config FILE")
     servers = [Server(backend, timeout_s=options.timeout) for backend in backends]
     data = []
     for server in servers:
@@ -66,24 +68,9 @@ def doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 # --- the command line
 
 
-def _read(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return this command's own options, and the flags of the configuration as they are given to `load_config`."""
-    if {"-h", "--help"} & set(arguments):
-        _parser().parse_args(["--help"])
-    return own_and_settings(_add_own, arguments, _USAGE)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="devstral-proxy doctor",
-        usage=_USAGE,
-        description="Examine a vLLM: what is wrong with it, and what to type.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_own(parser)
-    return parser
+def doctor_parser() -> argparse.ArgumentParser:
+    """Return what tells of this command's own arguments."""
+    return own_parser(_USAGE, _add_own)
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +86,6 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
         help=f"the longest wait for an answer of the model; for all else 10 at most (default {_TIMEOUT_S:g})",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
-    parser.add_argument("--version", action="version", version=f"devstral-proxy {__version__}")
 
 
 def _seconds(text: str) -> float:

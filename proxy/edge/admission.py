@@ -53,6 +53,8 @@ PRIORITY_HEADER: Final = istr("x-proxy-priority")
 
 _INTERACTIVE: Final = Priority.INTERACTIVE
 _AUTHORIZATION: Final = istr("Authorization")
+#: Anthropic's header for a key
+_API_KEY: Final = istr("x-api-key")
 _PRIORITIES: Final = {"interactive": Priority.INTERACTIVE, "batch": Priority.BATCH}
 
 
@@ -235,7 +237,8 @@ class Admission:
         return f"max_buffered_bytes: bodies of {self.buffered_bytes} bytes are held already."
 
     def _has_batch_key(self, headers: Mapping[str, str]) -> bool:
-        scheme, _, key = headers.get(_AUTHORIZATION, "").strip().partition(" ")
+        text = headers.get(_AUTHORIZATION) or f"Bearer {headers.get(_API_KEY, '')}"
+        scheme, _, key = text.strip().partition(" ")
         return scheme.lower() == "bearer" and _digest(key.strip()) in self._batch_keys
 
 

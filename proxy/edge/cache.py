@@ -146,6 +146,11 @@ class Cache:
         self._memory.resize(config.cache_max_bytes)
         self.entries: Entries = self._memory if link is None else SharedEntries(link)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many answers are in memory, and their bytes."""
+        return len(self._memory), self._memory.held_bytes
+
     def close(self) -> None:
         """Drop what is in memory."""
         self._memory.close()

@@ -13,7 +13,10 @@ from proxy.edge.answer import DirectWriter, Flow, make_writer
 from proxy.edge.doubt import is_last
 from proxy.edge.in_flight import InFlight
 from proxy.edge.record import Record, Stopwatch, clipped
+from proxy.edge.server_timing import SERVER_TIMING, server_timing
+from proxy.edge.trace import Trace
 from proxy.errors import MalformedHttp, ProxyError, error_body, error_event
+from proxy.fronts.front import Front
 from proxy.wire import headers as wire
 from proxy.wire.sse import DONE_EVENT
 
@@ -47,6 +50,7 @@ class Call:
         "_is_last",
         "_loop",
         "_writer",
+        "front",
         "last_write_at",
         "more_headers",
         "note_gap",
@@ -54,6 +58,7 @@ class Call:
         "record",
         "request",
         "stopwatch",
+        "trace",
     )
 
     def __init__(self, request: web.BaseRequest, in_flight: InFlight, *, is_direct: bool) -> None:
@@ -66,7 +71,10 @@ class Call:
             method=clipped(request.method),
             path=clipped(request.rel_url.raw_path),
         )
+        self.trace = Trace()
         self.principal = ANYONE
+        #: what the client speaks, if that is not chat completions
+        self.front: Front | None = None
         #: headers of the answer, whatever becomes of it
         self.more_headers: dict[str, str] = {}
         self._writer = make_writer(request, is_direct=is_direct)
@@ -92,7 +100,14 @@ class Call:
     async def send(
         self, body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
-        """Send a whole answer."""
+        """
+        Send a whole answer; through a front door, 200 is that of a chat completion.
+
+        Raises:
+            UpstreamProtocolError: the front cannot read it. Nothing has gone out.
+        """
+        if self.front is not None and status == 200:
+            body = self.front.whole(body)
         self._has_begun = True
         self.record.status = status
         # A body that nobody read is still on its way: only a new connection starts clean.
@@ -128,6 +143,10 @@ class Call:
 
     async def write(self, data: bytes) -> None:
         """Send a piece of a streamed answer, its head first; wait while the client is slow to read."""
+        if self.front is not None:
+            data = self.front.piece(data)
+            if not data:  # an empty chunk would be the end
+                return
         if not self._has_begun:
             self._note_begin()
             await self._writer.begin(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closes)
@@ -147,6 +166,10 @@ class Call:
     def put(self, data: bytes) -> bool:
         """`write()` without waiting: return whether the client reads fast enough; if not, see `when_drained()`."""
         writer = cast("DirectWriter", self._writer)
+        if self.front is not None:
+            data = self.front.piece(data)
+            if not data:
+                return True
         if not self._has_begun:
             self._note_begin()
             writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closes)
@@ -183,15 +206,16 @@ class Call:
         """
         Send `error`, as `mask` returns it: as an answer of its own, or as the last event of a stream that has begun.
 
-        A stream that failed ends in an error event and `[DONE]`. It gets no finish_reason: a cut answer must not look
-        like a whole one.
+        A stream that failed ends in an error event and `[DONE]`, which a front makes its own. It gets no
+        finish_reason: a cut answer must not look like a whole one.
         """
         if self._has_ended:  # what failed came after the answer: nothing may follow it
             return self._writer.response
         if isinstance(error, MalformedHttp):
             self._is_last = True
         if not self._has_begun:
-            return await self.send(mask(error_body(error)), status=error.status, headers=error.headers)
+            body = error_body(error) if self.front is None else self.front.error_body(error)
+            return await self.send(mask(body), status=error.status, headers=error.headers)
         last = mask(error_event(error)) + DONE_EVENT
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
@@ -213,6 +237,8 @@ class Call:
             headers["x-proxy-rewrites"] = ",".join(self.record.rules)
         if self.record.attempts:
             headers["x-proxy-attempts"] = str(self.record.attempts)
+        if timing := server_timing(self.record):
+            headers[SERVER_TIMING] = timing
         if self.more_headers:
             headers.update(self.more_headers)
         if more:

@@ -16,6 +16,7 @@ from proxy.edge.ui.watch import Watch
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
+from proxy.observe.tracing import Tracer
 from proxy.store.valkey import ValkeyLink
 from proxy.upstream.pool import Pool
 from proxy.upstream.sweep import Sweep
@@ -39,6 +40,8 @@ class Edge(msgspec.Struct):
     #: who looks at the status page
     watch: Watch
     sweep: Sweep
+    #: makes spans of requests, if there is a receiver
+    tracer: Tracer | None
     #: to the store that instances share, if there is one
     link: ValkeyLink | None
     #: for large bodies: one thread, so that they wait for each other, and the loop has one rival at most
@@ -62,5 +65,14 @@ class Edge(msgspec.Struct):
         if self.link is not None:
             self.link.wait_at_most(config.store_timeout_s)
         self.cache.apply(config, self.link)
+        self.metrics.apply(config)
         self.deadlines = Deadlines(config)
         self.config = config
+
+    def tell(self) -> None:
+        """Write down how things stand; it is done several times a second, for what changes more often."""
+        self.admission.tell()
+        self.metrics.oldest(self.in_flight.oldest_ms)
+        self.metrics.caching(*self.cache.size)
+        is_draining = self.in_flight.is_draining
+        self.metrics.standing(is_ready=self.pool.is_ready and not is_draining, is_draining=is_draining)

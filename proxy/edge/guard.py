@@ -8,6 +8,7 @@ The one place where a request's failures become answers.
 """
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 
@@ -16,17 +17,25 @@ from proxy.edge.connection import from_http_exception
 from proxy.edge.doubt import refuse_doubtful
 from proxy.edge.edge import Edge
 from proxy.edge.record import note_client_left, note_error, write
-from proxy.edge.routes import dispatch
+from proxy.edge.routes import ROUTES, Dispatch
 from proxy.edge.sampling import is_logged
 from proxy.errors import ProxyError, ShuttingDown
 
+#: The paths of requests that have spans, if any has.
+_TRACED: Final = frozenset(path for path in ROUTES if path.startswith("/v1/"))
 
-async def guard(edge: Edge, call: Call) -> web.StreamResponse:
-    """Answer a request; whatever happens, in a way that the client can parse, with one line in the log."""
+
+async def guard(edge: Edge, call: Call, dispatch: Dispatch) -> web.StreamResponse:
+    """Answer by `dispatch`; whatever happens, in a way that the client can parse, with one line in the log."""
+    tracer = edge.tracer
+    if tracer is not None and call.record.path.rstrip("/") not in _TRACED:
+        tracer = None
+    call.trace.begin(call.request.headers, tracer)
+    call.record.trace_id, call.record.span_id = call.trace.trace_id, call.trace.span_id
     task = edge.in_flight.enter(call.stopwatch)
     edge.metrics.begin()
     try:
-        return await _answered(edge, call)
+        return await _answered(edge, call, dispatch)
     except asyncio.CancelledError:
         note_client_left(call.record)
         raise
@@ -42,9 +51,11 @@ async def guard(edge: Edge, call: Call) -> web.StreamResponse:
         edge.metrics.end()
         edge.metrics.observe(call.record)
         edge.recent.add(call.record)
+        if tracer is not None and call.trace.is_recorded:
+            tracer.finish(call.record, call.trace, call.stopwatch, call.request.scheme)
 
 
-async def _answered(edge: Edge, call: Call) -> web.StreamResponse:
+async def _answered(edge: Edge, call: Call, dispatch: Dispatch) -> web.StreamResponse:
     try:
         refuse_doubtful(call.request)
         return await dispatch(edge, call)

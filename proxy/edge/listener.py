@@ -15,6 +15,7 @@ from proxy.edge.connection import Connection
 from proxy.edge.edge import Edge
 from proxy.edge.guard import guard
 from proxy.edge.handshake import Door
+from proxy.edge.routes import Dispatch, dispatch
 from proxy.upstream.shortcuts import takes
 
 #: Arbitrary: how long a connection may take to close when the process ends. No request runs on it by then.
@@ -81,12 +82,15 @@ class Listener:
 
 @asynccontextmanager
 async def listening(
-    edge: Edge, sockets: Sequence[socket.socket], context: ssl.SSLContext | None = None
+    edge: Edge,
+    sockets: Sequence[socket.socket],
+    context: ssl.SSLContext | None = None,
+    answers: Dispatch = dispatch,
 ) -> AsyncIterator[Listener]:
     """
     Accept connections on these bound sockets; close them and all connections on leaving.
 
-    With a context they speak TLS, see tls.py.
+    With a context they speak TLS, see tls.py. `answers` is what requests that come by them are given to.
 
     Raises:
         OSError: one cannot be listened on.
@@ -94,10 +98,11 @@ async def listening(
     loop = asyncio.get_running_loop()
 
     is_direct = takes(edge.config, "answer")
-    edge.is_local = all(_is_local(bound) for bound in sockets)
+    if answers is dispatch:
+        edge.is_local = all(_is_local(bound) for bound in sockets)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        return await guard(edge, Call(request, edge.in_flight, is_direct=is_direct))
+        return await guard(edge, Call(request, edge.in_flight, is_direct=is_direct), answers)
 
     def make_request(*parts: Any) -> web.BaseRequest:
         message, payload, connection, writer, task = parts

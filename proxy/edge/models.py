@@ -14,7 +14,6 @@ from proxy.errors import UpstreamError, UpstreamProtocolError
 from proxy.upstream.attempts import Errand, Sending
 from proxy.upstream.choice import Ask
 from proxy.upstream.replica import Replica
-from proxy.wire import headers as wire
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,10 +57,28 @@ async def _list_of(edge: Edge, call: Call, model: str) -> bytes:
         started_at=asyncio.get_running_loop().time(),
         trail=call.record,
         model=model,
-        traceparent=wire.traceparent(call.request.headers.get("traceparent")),
+        new_leg=call.trace.leg,
     )
     async with Sending(edge.pool, errand) as sent:
-        return await whole_body(sent.answer)
+        listed = await whole_body(sent.answer)
+    edge.metrics.models.learn(_names_in(listed))
+    return listed
+
+
+def _names_in(listed: bytes) -> Sequence[str]:
+    """Return the models of a list; none where it is another thing, which goes to the client as it is."""
+    try:
+        return tuple(model.id for model in msgspec.json.decode(listed, type=_Models).data)
+    except (msgspec.DecodeError, UnicodeError):
+        return ()
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
 
 
 def _merged(lists: Sequence[bytes]) -> list[Any]:

@@ -5,6 +5,8 @@ GET /openapi.json: this server described in OpenAPI 3.1, made once.
     openapi_answer     what a client gets
     openapi_errors     errors and headers
     openapi_examples   requests to try
+    openapi_messages   Anthropic's Messages API
+    openapi_responses  the Responses API
 
 tests/edge/test_openapi.py compares it with the routes, with recorded requests and with real answers.
 """
@@ -29,7 +31,9 @@ from proxy.edge.openapi_errors import (
     headers_of,
 )
 from proxy.edge.openapi_examples import answer_examples, curl_samples, request_examples, stream_example
+from proxy.edge.openapi_messages import messages_headers, messages_operations, messages_responses, messages_schemas
 from proxy.edge.openapi_request import DEPENDS, OTHERWISE, ref, request_schemas
+from proxy.edge.openapi_responses import responses_operation, responses_schemas
 
 Json = dict[str, Any]
 
@@ -73,6 +77,8 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
         ],
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
+            **messages_operations([_parameter(name) for name in _parameters()], (*_GUARD, {"apiKey": []})),
+            "/v1/responses": {"post": responses_operation([_parameter(name) for name in _parameters()], _GUARD)},
             "/v1/models": {"get": _models()},
             "/health": {"get": _health()},
             **{path: {"get": _live(path)} for path in live},
@@ -83,9 +89,9 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
             "/": {"get": _open("index", "Where the rest is", "Index")},
         },
         "components": {
-            "schemas": {**request_schemas(), **answer_schemas()},
-            "responses": error_responses(),
-            "headers": header_components(),
+            "schemas": {**request_schemas(), **answer_schemas(), **messages_schemas(), **responses_schemas()},
+            "responses": {**error_responses(), **messages_responses()},
+            "headers": {**header_components(), **messages_headers()},
             "parameters": _parameters(),
             "securitySchemes": _security_schemes(),
         },
@@ -214,7 +220,7 @@ def _parameter(name: str) -> Json:
 
 #: Headers that mean something wherever a model server is asked.
 _OF_ANY_UPSTREAM_REQUEST: Final = (
-    *("x-request-id", "traceparent"),
+    *("x-request-id", "traceparent", "tracestate"),
     *("x-proxy-timeout", "x-proxy-first-byte-timeout", "x-proxy-between-bytes-timeout"),
 )
 
@@ -227,7 +233,12 @@ def _parameters() -> Json:
             {"type": "string"},
         ),
         "traceparent": _header(
-            "traceparent", "W3C trace context, passed on; one that is none is ignored.", {"type": "string"}
+            "traceparent",
+            "W3C trace context: model servers are asked as a part of that trace. One that is none is ignored.",
+            {"type": "string"},
+        ),
+        "tracestate": _header(
+            "tracestate", "What goes with `traceparent`, passed on up to 512 characters.", {"type": "string"}
         ),
         "x-proxy-timeout": _seconds("x-proxy-timeout", "The longest that the whole answer may take."),
         "x-proxy-first-byte-timeout": _seconds(
@@ -276,5 +287,11 @@ def _security_schemes() -> Json:
                 "An API key, or a JSON Web Token from an OpenID Connect or OAuth 2 issuer that the operator names in "
                 "`issuers`. With `auth=open` none is asked for."
             ),
-        }
+        },
+        "apiKey": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "x-api-key",
+            "description": "The same key, where Anthropic's clients put it.",
+        },
     }

@@ -159,7 +159,7 @@ def headers_of(*names: str) -> Json:
 
 
 #: What an answer of the chat has besides.
-CHAT_HEADERS: Final = ("x-proxy-rewrites", "x-proxy-attempts", "x-proxy-cache", *_LIMITED)
+CHAT_HEADERS: Final = ("x-proxy-rewrites", "x-proxy-attempts", "Server-Timing", "x-proxy-cache", *_LIMITED)
 
 
 def header_components() -> Json:
@@ -172,6 +172,14 @@ def header_components() -> Json:
             "required": True,
         },
         "x-proxy-rewrites": _header("The rules that changed something, with commas.", type="string"),
+        "Server-Timing": _header(
+            "Where the time went until the answer began, in milliseconds.",
+            type="string",
+            pattern=r"^[a-z]+;dur=[0-9]+(\.[0-9]+)?(, [a-z]+;dur=[0-9]+(\.[0-9]+)?)*$",
+            examples=[
+                "queue;dur=0, read;dur=0.02, translate;dur=0.09, connect;dur=0.01, upstream;dur=58, proxy;dur=0.4"
+            ],
+        ),
         "x-proxy-attempts": _header("How often a model server was asked.", type="integer", minimum=1),
         "x-proxy-cache": _header("Whether the answer came from the cache.", enum=["hit", "miss", "bypass"]),
         "Retry-After": _header("Seconds, or a date.", type="string"),

@@ -8,16 +8,16 @@ import msgspec
 
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
+from proxy.fronts.messages import MessagesFront
 from proxy.translate.profile import Profile
-from proxy.translate.request import UpstreamRequest, asked_whole, translate_request
+from proxy.translate.request import UpstreamRequest, asked_whole, translate_request, with_stop_reason
 from proxy.upstream.attempts import Errand
 from proxy.upstream.choice import Ask
 from proxy.upstream.prefix import Aim, aim_of
 from proxy.upstream.replica import Replica
-from proxy.wire import headers as wire
 
 #: Translating so much takes about a millisecond: longer than what a stream's event may wait for.
-_LARGE_BODY: Final = 256 * 1024
+LARGE_BODY: Final = 256 * 1024
 
 
 class Question:
@@ -61,7 +61,7 @@ class Question:
             trail=call.record,
             model=aim.model,
             ask=aim.ask,
-            traceparent=wire.traceparent(call.request.headers.get("traceparent")),
+            new_leg=call.trace.leg,
         )
         return errand, request
 
@@ -85,10 +85,13 @@ class Question:
         if profile is self._profile:
             return self._request
         work = partial(translate_request, self._body, profile, strict=self._is_strict, user_agent=self._user_agent)
-        if len(self._body) < _LARGE_BODY:
+        if len(self._body) < LARGE_BODY:
             request = work()
         else:
             request = await asyncio.get_running_loop().run_in_executor(self._edge.translator, work)
+        front = self._call.front
+        if isinstance(front, MessagesFront) and front.wants_stop_reason:
+            request = with_stop_reason(request)
         self._profile, self._request = profile, request
         self._call.record.profile = profile.name
         return request

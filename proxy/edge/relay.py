@@ -1,5 +1,6 @@
 """
-POST /v1/chat/completions: one request through the core to a model server, and its answer back.
+POST /v1/chat/completions, and what comes through another front door as a chat: one request through the core to a model
+server, and its answer back.
 
     its turn -> body -> choose -> translate -> limits -> send -+- asked whole ----> read, translate, answer
                                                                +- asked streamed -> piece by piece (streaming.py)
@@ -11,6 +12,7 @@ from aiohttp import web
 from proxy.edge.authentication import require_model
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
+from proxy.edge.front_door import in_chat_form
 from proxy.edge.heartbeat import Heartbeat
 from proxy.edge.intake import checked_head, read_json_body
 from proxy.edge.limits import FREE, Ticket, estimate_of
@@ -32,12 +34,19 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
     """
     config = edge.config
     priority = checked_head(call.request, config, edge.admission)
+    lap = call.stopwatch.lap
+    lap("admit")
     async with edge.admission.place(priority) as place:
         call.record.queue_ms = place.waited_ms
+        lap("queue")
         body = await read_json_body(call.request, config, place)
         call.record.bytes_in = len(body)
+        call.record.read_ms = lap("read")
+        if call.front is not None:
+            body = await in_chat_form(edge, call.front, body)
         question = Question(edge, call, body)
         errand, request = await question.errand()
+        call.record.translate_ms = lap("translate")
         note_request(call, request)
         ticket = await admitted(edge, call, errand, request, body)
         try:
@@ -63,6 +72,7 @@ async def admitted(edge: Edge, call: Call, errand: Errand, request: UpstreamRequ
             return FREE
         estimate = estimate_of(body, request.expectation.max_tokens)
         ticket = await edge.limiter.admitted(call.principal, request.model, estimate, call.record)
+        call.stopwatch.lap("limits")
     except BaseException:
         edge.pool.dropped(errand.first)
         raise

@@ -17,6 +17,7 @@ from proxy import __version__
 from proxy.edge import relay
 from proxy.edge.authentication import let_in
 from proxy.edge.call import Call
+from proxy.edge.count import count_tokens
 from proxy.edge.docs.pages import asset_routes, redoc, swagger_ui
 from proxy.edge.edge import Edge
 from proxy.edge.models import models
@@ -24,6 +25,8 @@ from proxy.edge.openapi import openapi_page
 from proxy.edge.record import clipped
 from proxy.edge.ui import page as ui
 from proxy.errors import MethodNotAllowed, NotFound
+from proxy.fronts.messages import COUNT_PATH, MESSAGES_PATHS
+from proxy.fronts.table import FRONTS
 from proxy.observe.metrics import CONTENT_TYPE
 
 _encode = msgspec.json.Encoder().encode
@@ -34,6 +37,10 @@ Endpoint = Callable[[Edge, Call], Awaitable[web.StreamResponse]]
 
 async def _chat(edge: Edge, call: Call) -> web.StreamResponse:
     return await relay.chat(edge, call)
+
+
+async def _count(edge: Edge, call: Call) -> web.StreamResponse:
+    return await count_tokens(edge, call)
 
 
 async def _models(edge: Edge, call: Call) -> web.StreamResponse:
@@ -95,6 +102,8 @@ async def _index(edge: Edge, call: Call) -> web.StreamResponse:
         "version": "/version",
         "openapi": "/openapi.json",
         "docs": "/docs",
+        **({"ui": ui.PAGE} if ui.is_shown(edge, call) else {}),
+        **({} if edge.config.metrics_port else {"metrics": _METRICS}),
     }
     return await call.send(_encode({"name": "devstral-proxy", "version": __version__, "links": links}))
 
@@ -106,6 +115,8 @@ READY: Final = ("/health/ready", "/readyz", "/health/readiness", "/readiness")
 ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
     {
         "/v1/chat/completions": {"POST": _chat},
+        **{path: {"POST": _chat} for path in FRONTS},
+        COUNT_PATH: {"POST": _count},
         "/v1/models": {"GET": _models},
         "/health": {"GET": _health},
         # the names that charts and scripts of other servers use
@@ -126,10 +137,17 @@ PAGES: Final[Mapping[str, Mapping[str, Endpoint]]] = MappingProxyType(
     }
 )
 
+_METRICS: Final = "/metrics"
 #: Routes that show what others do.
-OPERATORS: Final = frozenset({"/metrics", "/health", ui.EVENTS})
+OPERATORS: Final = frozenset({_METRICS, "/health", ui.EVENTS})
 #: Routes for everybody, authentication or not: what balancers ask, and what is the same in every installation.
 OPEN: Final = frozenset({*LIVE, *READY, *PAGES, "/version", "/openapi.json", "/"}) - OPERATORS
+
+
+#: What the listener of `metrics_port` answers.
+APART: Final = frozenset({_METRICS, *LIVE, *READY})
+
+Dispatch = Callable[[Edge, Call], Awaitable[web.StreamResponse]]
 
 
 async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
@@ -140,11 +158,33 @@ async def dispatch(edge: Edge, call: Call) -> web.StreamResponse:
         ProxyError: nothing does, or what does failed.
     """
     path = call.request.rel_url.raw_path.rstrip("/") or "/"
+    if path in MESSAGES_PATHS:
+        call.more_headers["request-id"] = call.record.request_id
+    make_front = FRONTS.get(path)
+    if make_front is not None:  # first of all: what is refused is refused in the front's own words
+        call.front = make_front(call.record.request_id)
     endpoint = _find_endpoint(call.request.method, path)
-    if path in ui.ROUTES and not ui.is_shown(edge, call):
+    is_hidden = path in ui.ROUTES and not ui.is_shown(edge, call)
+    if is_hidden or (path == _METRICS and edge.config.metrics_port):
         raise NotFound(f"Unknown path {path}")
     if path not in OPEN:
         await let_in(edge, call, operators_only=path in OPERATORS)
+    return await endpoint(edge, call)
+
+
+async def dispatch_apart(edge: Edge, call: Call) -> web.StreamResponse:
+    """
+    Do as `dispatch` does for a request that came by the metrics' own listener.
+
+    Raises:
+        ProxyError: nothing answers it, or what does failed.
+    """
+    path = call.request.rel_url.raw_path.rstrip("/") or "/"
+    if path not in APART:
+        raise NotFound(f"Unknown path {clipped(path)}")
+    endpoint = _find_endpoint(call.request.method, path)
+    if path == _METRICS and edge.config.metrics_auth != "open":
+        await let_in(edge, call, operators_only=True)
     return await endpoint(edge, call)
 
 

@@ -19,6 +19,7 @@ from proxy.edge.ui.watch import Watch
 from proxy.observe.logs import Lines
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
+from proxy.observe.tracing import open_tracer
 from proxy.store.memory import MemoryStore
 from proxy.store.shared import ValkeyStore
 from proxy.store.table import Table
@@ -41,6 +42,7 @@ async def opened(
         ConfigError, ValueError, OSError: the configuration cannot be used.
     """
     async with AsyncExitStack() as closing:
+        metrics.apply(config)
         sweep = Sweep()
         translator = ThreadPoolExecutor(1, "translate")
         closing.callback(translator.shutdown, wait=False, cancel_futures=True)
@@ -52,6 +54,9 @@ async def opened(
         keeper = Keeper(pool)
         keeper.start()
         closing.push_async_callback(keeper.close)
+        tracer = open_tracer(config, logger, metrics.count_spans)
+        if tracer is not None:
+            closing.push_async_callback(tracer.close)
         link, shared = None, None
         if config.store_url:
             link = open_link(config.store_url, logger, metrics.count_store_event, config.store_timeout_s)
@@ -76,6 +81,7 @@ async def opened(
             recent=Recent(),
             watch=Watch(),
             sweep=sweep,
+            tracer=tracer,
             link=link,
             translator=translator,
         )

@@ -74,10 +74,11 @@ class Stream:
         """
         if self._visit is not None:
             self._errand = await self._visit.enter(self._errand)
+            self._call.stopwatch.lap("cache")
             if self._visit.entry is not None:
                 return await self._visit.answer()
             self._gathered = self._visit.gathering()
-        self._call.note_gap = self._edge.metrics.observe_gap
+        self._call.note_gap = self._edge.metrics.models.gaps_of(self._call.record.model)
         sent_at = self._call.record.sent_ms = self._call.stopwatch.ms()
         try:
             return await self._asked()

@@ -8,12 +8,13 @@ from proxy.edge.cache import Visit
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
 from proxy.edge.record import clipped
-from proxy.errors import UpstreamProtocolError
+from proxy.errors import UpstreamError, UpstreamProtocolError
 from proxy.translate.completion import CompletionAnswer, translate_completion
 from proxy.translate.request import UpstreamRequest
 from proxy.translate.stream import StreamTranslator
 from proxy.upstream.answer import Answer, read_whole
 from proxy.upstream.attempts import Errand, Sending
+from proxy.upstream.error_kind import error_kind
 from proxy.wire import headers as wire
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
@@ -29,6 +30,7 @@ async def answer_whole(edge: Edge, call: Call, errand: Errand, visit: Visit | No
     """
     if visit is not None:
         errand = await visit.enter(errand)
+        call.stopwatch.lap("cache")
         if visit.entry is not None:
             return await visit.answer()
     sent_at = call.record.sent_ms = call.stopwatch.ms()
@@ -38,7 +40,11 @@ async def answer_whole(edge: Edge, call: Call, errand: Errand, visit: Visit | No
             whole = await whole_body(sent.answer)
     finally:
         call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
-    translated = translate_completion(whole, sent.request.expectation)
+    try:
+        translated = translate_completion(whole, sent.request.expectation)
+    except UpstreamError as exc:
+        call.record.upstream_errors += (error_kind(exc, has_begun=True),)
+        raise
     note_answer(call, translated)
     if visit is not None:
         visit.keep(translated, sent.request)
@@ -69,13 +75,14 @@ def note_request(call: Call, request: UpstreamRequest) -> None:
     record = call.record
     record.model = clipped(request.model)
     record.stream = request.stream
-    record.rules = request.rules_applied
+    record.rules = request.rules_applied if call.front is None else call.front.rules + request.rules_applied
 
 
 def note_answer(call: Call, answer: CompletionAnswer | StreamTranslator) -> None:
     """Write down what was answered."""
     record = call.record
     record.rules = tuple(dict.fromkeys(record.rules + answer.rules_applied))
+    record.calls_recovered, record.calls_malformed = answer.calls_recovered, answer.calls_malformed
     record.finish_reason = ",".join(answer.finish_reasons) or None
     if answer.usage is not None:
         record.tokens_in, record.tokens_out = answer.usage.prompt_tokens, answer.usage.completion_tokens

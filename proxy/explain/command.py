@@ -23,6 +23,7 @@ from proxy.explain.request_page import error_rows, request_rows
 from proxy.explain.setting import Setting, expectation_of, setting_fields, setting_of, setting_rows, translated
 from proxy.explain.stream import explain_stream
 from proxy.translate.expectation import Expectation
+from proxy.usage import Usage, parser_for
 
 Kind = Literal["request", "stream", "answer"]
 
@@ -35,25 +36,30 @@ class Outcome(NamedTuple):
     fields: Mapping[str, Any]
 
 
-_DESCRIPTION: Final = """\
+_USAGE: Final = Usage(
+    command="explain",
+    about="""\
 Show what becomes of a request body on its way upstream: each rule that changes something, why, and what it changes.
 With a recorded stream (FILE.sse or --stream) or a whole answer (--answer) of an upstream: what the client gets of it.
 
 Nothing is sent anywhere. The content of the file is printed, on purpose: mind who reads it.
-Numbers, texts and names are shown as they are; white space and the order of keys are not compared."""
-
-_EXAMPLES: Final = """\
-examples:
-  devstral-proxy explain request.json                           with the settings that `serve` would have
-  devstral-proxy explain request.json --profile mistral-api     with another profile's rules
-  devstral-proxy explain request.json --option bridge=never     with one option changed
-  jq .request saved.json | devstral-proxy explain - --full      standard input; nothing shortened, the whole result too
-  devstral-proxy explain request.json --json | jq .body         for programs
-  devstral-proxy explain answer.sse --request request.json      a stream, as recorded with curl -N
-  devstral-proxy explain answer.sse --tool get_weather          without its request: say which tools it offered
-  devstral-proxy explain --answer answer.json --request request.json
-
-exit codes: 0 it goes on, 1 it is refused or ends in an error, 2 wrong usage or no such file, 78 a bad setting"""
+Numbers, texts and names are shown as they are; white space and the order of keys are not compared.""",
+    examples="""\
+devstral-proxy explain request.json                           with the settings that `serve` would have
+devstral-proxy explain request.json --profile mistral-api     with another profile's rules
+devstral-proxy explain request.json --option bridge=never     with one option changed
+jq .request saved.json | devstral-proxy explain - --full      standard input; nothing shortened, the whole result too
+devstral-proxy explain request.json --json | jq .body         for programs
+devstral-proxy explain answer.sse --request request.json      a stream, as recorded with curl -N
+devstral-proxy explain answer.sse --tool get_weather          without its request: say which tools it offered
+devstral-proxy explain --answer answer.json --request request.json""",
+    codes={
+        0: "it goes on",
+        1: "it is refused or ends in an error",
+        2: "wrong usage or no such file",
+        78: "a bad setting",
+    },
+)
 
 
 def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -63,7 +69,7 @@ def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: the settings, of which profile and options count here, cannot be used.
     """
-    parser = _parser()
+    parser = explain_parser()
     given = parser.parse_args(arguments)
     if given.file == given.request == "-":
         parser.error("only one of FILE and --request can be standard input")
@@ -86,14 +92,9 @@ def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return found.code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="devstral-proxy explain",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def explain_parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments."""
+    parser = parser_for(_USAGE)
     add = parser.add_argument
     add("file", metavar="FILE", help="a request body in JSON, a stream, or an answer; - is standard input")
     add("--stream", action="store_true", help="FILE is a stream of server-sent events, whatever it is called")

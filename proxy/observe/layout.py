@@ -1,8 +1,9 @@
 """Where each metric stands in a row of numbers."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 import msgspec
@@ -71,3 +72,10 @@ class Layout:
         self.families.append(family)
         self.size += family.size
         return family.at
+
+
+def collapsed(block: Sequence[float], fine: Sequence[float], bounds: Sequence[float]) -> list[float]:
+    """Return a histogram's block that was kept with the bounds `fine` as one with `bounds`, which are some of them."""
+    total, *counts = block
+    ends = [0, *(bisect_left(fine, bound) + 1 for bound in bounds), len(counts)]
+    return [total, *(sum(counts[start:end]) for start, end in pairwise(ends))]

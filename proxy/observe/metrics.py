@@ -1,34 +1,31 @@
 """
 What is counted.
 
-    requests_total{route, status}        request_duration_seconds{route}      in_flight_requests
-    time_to_first_token_seconds          events_total                         tokens_total{direction}
-    request_bytes_total                  response_bytes_total                 rules_applied_total{rule}
-    errors_total{error_type}             client_disconnects_total             event_loop_lag_seconds
-    worker_deaths_total                  queued_requests                      buffered_bytes
-    retries_total{reason}                failovers_total{result}              shed_total{reason}
-    replica_requests_total{replica}      replica_failures_total{replica}      replica_in_flight{replica}
-    replica_breaker{replica, state}      replica_breaker_openings_total{replica}
-    limited_total{limit}                 cache_lookups_total{result}          store_events_total{event}
-    config_reloads_total                 config_reload_failures_total         proxy_overhead_seconds
-    inter_token_gap_seconds              oldest_request_seconds
-
-All names begin with `devstral_proxy_`. Labels are routes, rules and words of this program, never a client's text.
+The list of metrics is `Metrics.__init__`, and the README's table is made from it. All names begin with
+`devstral_proxy_`. Labels are routes, rules and words of this program, never a client's text.
 
 The numbers of all workers stand in one piece of shared memory, made before the first worker is forked. Each worker
 adds in a row of its own, so nothing is locked; any worker can tell the sum; and what a worker counted outlives it,
 because its successor goes on in the same row. prometheus-client, which has a lock for every number and files for
 several processes, takes four to nine times as long; here it writes the text.
+
+Replicas (replicas.py) and models (models.py) come and go, so they have memory of their own. Times to the first token,
+gaps and tokens are kept there, by model, and are told from there as sums too: nothing is counted twice.
 """
 
 import asyncio
-import mmap
+import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from proxy.observe.layout import Family, Layout
+from proxy.config import Config, checked_backends
+from proxy.observe.finished import Finished
+from proxy.observe.layout import Family, Layout, collapsed
+from proxy.observe.models import GAPS_MS, WAITS_MS, ModelCounts
 from proxy.observe.replicas import ReplicaCounts
+from proxy.observe.shared import shared_rows
+from proxy.observe.tracing import SPANS
 
 #: The type of what `render()` returns.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,11 +33,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: The label of what is outside a table.
 OTHER: Final = "other"
 
-#: Upper bounds of buckets in milliseconds: from a probe's answer to a long generation's.
-_WAITS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 300_000)
+#: Upper bounds of buckets in milliseconds.
 _LAGS_MS: Final = (1, 2.5, 5, 10, 20, 50, 100, 250, 500, 1000)
-#: Whole milliseconds below 10: a gap is told by uvloop's clock, which has no others.
-_GAPS_MS: Final = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 120_000)
 _OVERHEADS_MS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 1000, 5000)
 
 _STATUSES: Final = (OTHER, "1xx", "2xx", "3xx", "4xx", "5xx")
@@ -58,35 +52,13 @@ LOOKUPS: Final = ("hit", "miss", "bypass")
 #: Why requests are refused.
 SHED: Final = ("queue_full", "queue_timeout", "buffered_bytes")
 
-#: The type code of the numbers, a double, and its size.
-_NUMBER: Final = "d"
-_NUMBER_BYTES: Final = 8
-#: Rows begin at multiples of 128 bytes, so that no two workers write to one cache line.
-_ROW_UNIT: Final = 16
-
-
-class Finished(Protocol):
-    """What is read of a request that is over. Times are milliseconds, None is "did not happen"."""
-
-    path: str
-    stream: bool | None
-    status: int
-    error: str | int | None
-    error_type: str | None
-    retried: tuple[str, ...]
-    failover: str | None
-    limit: str | None
-    cache: str | None
-    bytes_in: int
-    bytes_out: int
-    events: int
-    duration_ms: float
-    ttft_ms: float | None
-    queue_ms: float | None
-    upstream_ms: float | None
-    rules: tuple[str, ...]
-    tokens_in: int | None
-    tokens_out: int | None
+#: What was mended in a model's calls, or could not be, in the order in which README.md explains it.
+MALFORMED: Final = (
+    *("no_arguments", "object", "markers", "trailing_text", "name"),
+    *("closed", "cut", "invalid", "no_name"),
+)
+#: The code of an answer that has a call without a name: it is an error, and nothing of it was mended.
+_NO_NAME: Final = "malformed_tool_call"
 
 
 class Metrics:
@@ -104,26 +76,28 @@ class Metrics:
         rules: Sequence[str],
         retries: Sequence[str] = (),
         store_events: Sequence[str] = (),
+        upstream_errors: Sequence[str] = (),
     ) -> None:
-        """`routes`, `rules` and `retries` are the values that these labels may have; anything else is `other`."""
+        """`routes`, `rules` and the others are the values that labels may have; anything else is `other`."""
         # Long: it is the list of metrics, in the order in which they are told.
-        self.replicas: Final = ReplicaCounts(workers)
+        self.models: Final = ModelCounts(workers, _ERROR_TYPES[:-1])
+        self.replicas: Final = ReplicaCounts(workers, self.models.learn)
         layout = Layout()
         routes, rules = (*routes, OTHER), (*rules, OTHER)
         requests = layout.counter("requests", "Requests that are over.", route=routes, status=_STATUSES)
         durations = layout.histogram(
-            "request_duration_seconds", "From a request's headers to its end.", _WAITS_MS, route=routes
+            "request_duration_seconds", "From a request's headers to its end.", WAITS_MS, route=routes
         )
-        step = 1 + len(_WAITS_MS) + 1
+        step = 1 + len(WAITS_MS) + 1
         self._routes: Final = {
             route: (requests + number * len(_STATUSES), durations + number * step)
             for number, route in enumerate(routes)
         }
         self._first_token: Final = layout.histogram(
-            "time_to_first_token_seconds", "From a request's headers to its streamed answer's first event.", _WAITS_MS
+            "time_to_first_token_seconds", "From a request's headers to its streamed answer's first event.", WAITS_MS
         )
         self._gaps: Final = layout.histogram(
-            "inter_token_gap_seconds", "Between two writes to a streamed answer.", _GAPS_MS
+            "inter_token_gap_seconds", "Between two writes to a streamed answer.", GAPS_MS
         )
         self._overhead: Final = layout.histogram(
             "proxy_overhead_seconds",
@@ -132,6 +106,23 @@ class Metrics:
         )
         self._in_flight: Final = layout.gauge("in_flight_requests", "Requests that run now.")
         self._oldest: Final = layout.gauge("oldest_request_seconds", "How long the oldest of them has run.")
+        self._upstream_errors: Final = _places(
+            (*upstream_errors, OTHER),
+            layout.counter(
+                "upstream_errors",
+                "What went wrong with model servers, once for each time that a request was sent.",
+                kind=(*upstream_errors, OTHER),
+            ),
+        )
+        self._recovered: Final = layout.counter(
+            "recovered_calls", "Calls that the model server sent as text, and that became tool calls."
+        )
+        self._malformed: Final = _places(
+            MALFORMED,
+            layout.counter(
+                "malformed_calls", "Calls of the model that were not as they should be, mended or not.", kind=MALFORMED
+            ),
+        )
         self._events: Final = layout.counter("events", "Events of streamed answers.")
         self._bytes_in: Final = layout.counter("request_bytes", "Bytes of requests' bodies.")
         self._bytes_out: Final = layout.counter("response_bytes", "Bytes of answers' bodies.")
@@ -171,16 +162,47 @@ class Metrics:
         self._store_events: Final = _places(
             store_events, layout.counter("store_events", "What happened to the store of limits.", event=store_events)
         )
+        self._spans: Final = _places(SPANS, layout.counter("spans", "Spans, by what became of them.", result=SPANS))
+        self._queue_waits: Final = layout.histogram(
+            "queue_wait_seconds", "How long a request waited for another one to end, if it had to.", WAITS_MS
+        )
         self._queued: Final = layout.gauge("queued_requests", "Requests that wait for another one to end.")
         self._buffered: Final = layout.gauge("buffered_bytes", "Bytes of requests' bodies that are held now.")
+        self._cached: Final = layout.gauge("cache_bytes", "Bytes of answers that are kept in memory now.")
+        self._cached_entries: Final = layout.gauge("cache_entries", "Answers that are kept in memory now.")
+        self._most_in_flight: Final = layout.gauge(
+            "max_in_flight_requests", "The most requests that run at once: `max_in_flight` of each worker, together."
+        )
+        self._most_queued: Final = layout.gauge(
+            "max_queued_requests", "The most requests that wait: `max_queue` of each worker, together."
+        )
+        self._most_buffered: Final = layout.gauge(
+            "max_buffered_bytes", "The most bytes of bodies that are held: `max_buffered_bytes` of each, together."
+        )
+        self._workers: Final = layout.gauge("workers", "Workers that there should be.")
+        self._ready: Final = layout.gauge(
+            "ready_workers", "Workers that know a model server to work with, and are not about to end."
+        )
+        self._draining: Final = layout.gauge("draining_workers", "Workers that are about to end.")
         self._deaths: Final = layout.counter("worker_deaths", "Workers that ended without having been told to.")
         self._reloads: Final = layout.counter("config_reloads", "Times that the configuration was read again.")
         self._failed_reloads: Final = layout.counter(
             "config_reload_failures", "Times that a new configuration was refused, and the old one stayed."
         )
         self._families: Final = layout.families
-        self._rows: Final = _shared_rows(workers, layout.size)
+        self._rows: Final = shared_rows(workers, layout.size)
         self._row = self._rows[0]
+        self._row[self._workers] = workers
+        #: what is 0 where nothing runs
+        self._gauges: Final = (
+            *(self._in_flight, self._oldest, self._queued, self._buffered, self._cached, self._cached_entries),
+            *(self._most_in_flight, self._most_queued, self._most_buffered, self._ready, self._draining),
+        )
+        #: the process that made this, and each worker's, or 0
+        self._parent: Final = os.getpid()
+        self._pids: Final = shared_rows(1, workers)[0]
+        if workers == 1:
+            self._pids[0] = self._parent
         self.workers: Final = workers
         #: which of them this process is; the first is 0
         self.worker = 0
@@ -189,7 +211,18 @@ class Metrics:
         """Count as this worker from now on; the first is 0."""
         self.worker = worker
         self._row = self._rows[worker]
+        self._pids[worker] = os.getpid()
+        self.models.use(worker)
         self.replicas.use(worker)
+
+    def apply(self, config: Config) -> None:
+        """These settings are in effect in this worker."""
+        row = self._row
+        row[self._most_in_flight], row[self._most_queued] = config.max_in_flight, config.max_queue
+        row[self._most_buffered] = config.max_buffered_bytes
+        self.models.learn(config.models)
+        for backend in checked_backends(config):
+            self.models.learn(backend.models)
 
     def begin(self) -> None:
         """A request runs."""
@@ -205,29 +238,37 @@ class Metrics:
         requests, durations = self._routes.get(record.path) or self._route(record.path)
         kind = record.status // 100
         row[requests + (kind if kind < len(_STATUSES) else 0)] += 1
-        _add(row, durations, _WAITS_MS, record.duration_ms)
+        _add(row, durations, WAITS_MS, record.duration_ms)
         row[self._bytes_in] += record.bytes_in
         row[self._bytes_out] += record.bytes_out
+        if record.model is not None:
+            self.models.observe(record)
         if record.stream:
             row[self._events] += record.events
-            if record.ttft_ms is not None:
-                _add(row, self._first_token, _WAITS_MS, record.ttft_ms)
+        if record.queue_ms is not None:
+            _add(row, self._queue_waits, WAITS_MS, record.queue_ms)
         if record.upstream_ms is not None:
             spent_ms = record.duration_ms - record.upstream_ms - (record.queue_ms or 0.0)
             _add(row, self._overhead, _OVERHEADS_MS, max(0.0, spent_ms))
-        if record.tokens_in is not None:
-            row[self._tokens] += record.tokens_in
-        if record.tokens_out is not None:
-            row[self._tokens + 1] += record.tokens_out
         for rule in record.rules:
             row[self._rules.get(rule) or self._rules[OTHER]] += 1
         if record.error_type is not None:
             row[self._errors.get(record.error_type) or self._errors[OTHER]] += 1
+            if record.error == _NO_NAME:
+                row[self._malformed["no_name"]] += 1
         elif record.error == "client_disconnect":
             row[self._left] += 1
         if record.retried:
             for reason in record.retried:
                 row[self._retries.get(reason) or self._retries[OTHER]] += 1
+        if record.upstream_errors:
+            for word in record.upstream_errors:
+                row[self._upstream_errors.get(word) or self._upstream_errors[OTHER]] += 1
+        if record.calls_recovered:
+            row[self._recovered] += record.calls_recovered
+        if record.calls_malformed:
+            for word in record.calls_malformed:
+                row[self._malformed[word]] += 1
         if record.failover is not None:
             row[self._failovers[record.failover]] += 1
         if record.limit is not None:
@@ -237,13 +278,6 @@ class Metrics:
 
     def _route(self, path: str) -> tuple[int, int]:
         return self._routes.get(path.rstrip("/") or "/") or self._routes[OTHER]
-
-    def observe_gap(self, since_s: float, now_s: float) -> None:
-        """Count the time between two writes to a streamed answer: 0.5 µs, measured as `Recent.add` was."""
-        row, gaps = self._row, self._gaps
-        gap_ms = (now_s - since_s) * 1000
-        row[gaps] += gap_ms
-        row[gaps + 1 + bisect_left(_GAPS_MS, gap_ms)] += 1
 
     def observe_loop_lag(self, late_ms: float) -> None:
         """Count a timer that ran so late."""
@@ -257,6 +291,10 @@ class Metrics:
         """Something happened to the store of limits and answers, one of those that this was made for."""
         self._row[self._store_events[event]] += 1
 
+    def count_spans(self, result: str, count: int) -> None:
+        """Something became of so many spans, one of `SPANS`. Each of these is counted in one thread alone."""
+        self._row[self._spans[result]] += count
+
     def waiting(self, queued: int, buffered_bytes: int) -> None:
         """So many requests wait in this worker, and so many bytes of bodies are held."""
         self._row[self._queued], self._row[self._buffered] = queued, buffered_bytes
@@ -265,10 +303,19 @@ class Metrics:
         """The oldest request of this worker has run for so long; 0 is that none runs."""
         self._row[self._oldest] = age_ms / 1000
 
+    def caching(self, entries: int, held_bytes: int) -> None:
+        """So many answers are kept in this worker's memory."""
+        self._row[self._cached_entries], self._row[self._cached] = entries, held_bytes
+
+    def standing(self, *, is_ready: bool, is_draining: bool) -> None:
+        """Whether new requests should come to this worker, and whether it is about to end."""
+        self._row[self._ready], self._row[self._draining] = is_ready, is_draining
+
     def forget(self, worker: int) -> None:
         """This worker is dead, and nothing runs there any more. What it counted stays."""
-        for gauge in (self._in_flight, self._oldest, self._queued, self._buffered):
+        for gauge in self._gauges:
             self._rows[worker][gauge] = 0
+        self._pids[worker] = 0
         self.replicas.forget(worker)
 
     def count_death(self, worker: int) -> None:
@@ -287,29 +334,42 @@ class Metrics:
         """Return the metrics, and the row in which their sums over all workers stand; of ages it is the greatest."""
         sums = [sum(column) for column in zip(*self._rows, strict=True)]
         sums[self._oldest] = max(row[self._oldest] for row in self._rows)
+        for _, of_model in self.models.summed():
+            self._add_model(sums, of_model)
         return self._families, sums
+
+    def _add_model(self, sums: list[float], of_model: Sequence[float]) -> None:
+        kept = self.models.families
+        for name, at, bounds in (("firsts", self._first_token, WAITS_MS), ("gaps", self._gaps, GAPS_MS)):
+            [(_, block)] = kept[name].blocks(of_model)
+            for place, number in enumerate(collapsed(block, kept[name].bounds_ms, bounds), at):
+                sums[place] += number
+        for place, (_, (tokens, *_)) in enumerate(kept["tokens"].blocks(of_model), self._tokens):
+            sums[place] += tokens
+
+    @property
+    def processes(self) -> Mapping[str, int]:
+        """The process that looks after the workers, if it is one of its own, and each worker that lives, by number."""
+        living = {str(number): int(pid) for number, pid in enumerate(self._pids, 1) if pid}
+        return living if self.workers == 1 else {"supervisor": self._parent, **living}
 
     async def render(self) -> bytes:
         """Return the sums over all workers in Prometheus' text format; its type is `CONTENT_TYPE`."""
-        return await asyncio.to_thread(_as_text, self.told(), self.replicas)
+        return await asyncio.to_thread(_as_text, self)
 
 
-def _as_text(told: tuple[Sequence[Family], Sequence[float]], replicas: ReplicaCounts) -> bytes:
+def _as_text(metrics: Metrics) -> bytes:
     # Imported by the first scrape, in its thread: 2.6 MB and 33 ms, which start-up and the loop need not pay.
     from proxy.observe.exposition import exposition
+    from proxy.observe.genai import genai
+    from proxy.observe.processes import processes
 
-    return exposition(*told) + exposition(*replicas.told())
+    families = exposition(*metrics.told()), exposition(*metrics.replicas.told())
+    return b"".join((*families, genai(metrics.models), processes(metrics.processes)))
 
 
 def _places(values: Sequence[str], first: int) -> Mapping[str, int]:
     return {value: place for place, value in enumerate(values, first)}
-
-
-def _shared_rows(count: int, size: int) -> list["memoryview[float]"]:
-    """Return rows of zeros that processes forked later share with this one."""
-    step = -(-size // _ROW_UNIT) * _ROW_UNIT
-    numbers = memoryview(mmap.mmap(-1, count * step * _NUMBER_BYTES)).cast(_NUMBER)
-    return [numbers[start : start + size] for start in range(0, count * step, step)]
 
 
 def _add(row: "memoryview[float]", histogram: int, bounds: Sequence[float], amount: float) -> None:

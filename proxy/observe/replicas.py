@@ -6,16 +6,12 @@ shared memory, each with a name and, for each worker, a row of numbers. A place 
 given to the next one that needs it. The label's values are so bounded, however many replicas come and go.
 """
 
-import fcntl
 import mmap
-import os
-import tempfile
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from proxy.observe.layout import Family, Kind
+from proxy.observe.shared import SharedLock
 
 #: Arbitrary: the replicas that can be told apart. Those beyond share the last place, which is called `other`.
 PLACES: Final = 1024
@@ -32,10 +28,11 @@ _STEP: Final = 8
 class ReplicaCount:
     """The numbers of one replica in this worker; see `Tally` in upstream/replica.py."""
 
-    __slots__ = ("_row",)
+    __slots__ = ("_learn", "_row")
 
-    def __init__(self, row: "memoryview[float]") -> None:
+    def __init__(self, row: "memoryview[float]", learn: Callable[[Iterable[str]], None]) -> None:
         self._row = row
+        self._learn = learn
 
     def began(self) -> None:
         """A request is sent to it."""
@@ -56,6 +53,10 @@ class ReplicaCount:
             self._row[_OPENINGS] += 1
         self._row[_STATE] = state
 
+    def serves(self, model: str) -> None:
+        """It says that it serves this model."""
+        self._learn((model,))
+
     def forget(self) -> None:
         """This worker has it no more, once for each `tally()`: nothing may be counted after that."""
         self._row[_KNOWN] -= 1
@@ -64,14 +65,13 @@ class ReplicaCount:
 class ReplicaCounts:
     """The numbers of all replicas. Build it before forking; a worker calls `use()` first."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, learn: Callable[[Iterable[str]], None] = lambda _: None) -> None:
+        """`learn` is told of the models that replicas say they serve."""
         self._workers = workers
+        self._learn = learn
         self._numbers = memoryview(mmap.mmap(-1, workers * PLACES * _STEP * 8)).cast("d")
         self._names = mmap.mmap(-1, PLACES * _LONGEST_NAME)
-        # A lock of a file is one between processes, and the kernel opens it when a worker dies.
-        self._lock, path = tempfile.mkstemp()
-        os.unlink(path)
-        weakref.finalize(self, os.close, self._lock)
+        self._lock = SharedLock()
         self._worker = 0
 
     def use(self, worker: int) -> None:
@@ -80,12 +80,12 @@ class ReplicaCounts:
 
     def tally(self, name: str) -> ReplicaCount:
         """Return where this worker counts the replica of that name."""
-        with self._locked():
+        with self._lock.held():
             place = self._place(name[:_LONGEST_NAME])
             row = self._row(self._worker, place)
             row[_KNOWN] += 1  # one that is retired may still have the place of its successor
             row[_STATE] = 0
-        return ReplicaCount(row)
+        return ReplicaCount(row, self._learn)
 
     def forget(self, worker: int) -> None:
         """This worker is dead: it has no replicas, and nothing runs there any more. What it counted stays."""
@@ -152,14 +152,6 @@ class ReplicaCounts:
             for worker in range(self._workers):
                 self._row(worker, place)[:] = memoryview(bytes(_STEP * 8)).cast("d")
         self._names[start : start + _LONGEST_NAME] = raw.ljust(_LONGEST_NAME, b"\0")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self._lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
 
 _METRICS: Final = (

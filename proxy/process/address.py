@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import MutableMapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 #: What `loop.create_server` passes as well, so that the parent and its workers mean the same addresses.
 _FLAGS: Final = socket.AI_PASSIVE
@@ -40,6 +40,13 @@ class Address(Protocol):
 
     def close(self) -> None:
         """Let go of the address. Workers that listen on it keep it."""
+
+
+class Addresses(NamedTuple):
+    """What one program listens on; `metrics` is None where they have no listener of their own."""
+
+    main: Address
+    metrics: Address | None = None
 
 
 class HeldAddress:

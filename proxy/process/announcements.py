@@ -8,7 +8,8 @@ from aiohttp import http_parser
 from structlog.typing import FilteringBoundLogger
 
 from proxy import __version__
-from proxy.config import Config, checked_backends
+from proxy.config import Config, checked_backends, is_loopback
+from proxy.process.address import Addresses
 from proxy.process.limits import open_files_needed
 from proxy.process.notify import Manager
 
@@ -23,8 +24,8 @@ class Announcements:
         self,
         config: Config,
         logger: FilteringBoundLogger,
+        addresses: Addresses,
         *,
-        host: str,
         workers: int,
         open_files: int,
         manager: Manager | None = None,
@@ -32,7 +33,7 @@ class Announcements:
         """`open_files` is how many files a process may have open."""
         self._config = config
         self._logger = logger
-        self._host = host
+        self._addresses = addresses
         self._workers = workers
         self._open_files = open_files
         self.manager = manager or Manager()
@@ -40,22 +41,29 @@ class Announcements:
 
     def started(self, port: int) -> None:
         """Every worker accepts connections on `port`."""
-        config = self._config
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        config, (main, metrics) = self._config, self._addresses
+        scheme = "https" if config.tls_cert_file else "http"
+        url = f"{scheme}://{_in_url(main.host)}:{port}"
+        pages = {"docs": f"{url}/docs", "ui": f"{url}/ui"}
+        if not (config.ui == "on" or (config.ui == "auto" and all(map(is_loopback, main.hosts)))):
+            del pages["ui"]
+        if metrics is not None:
+            pages["metrics"] = f"{scheme}://{_in_url(metrics.host)}:{metrics.port}/metrics"
         upstream = _upstreams(config)
-        url = f"{'https' if config.tls_cert_file else 'http'}://{host}:{port}/v1"
         demo = "the built-in demo model, not a real one (for vLLM: VLLM_BASE=http://HOST:8000 make run)"
         self._serving = f"Serving {url} with {self._workers} worker{'s' * (self._workers > 1)}"
         print(
-            f"devstral-proxy {__version__}: {url} -> {upstream or demo}, profile {config.profile}",
+            f"devstral-proxy {__version__}: {url}/v1 -> {upstream or demo}, profile {config.profile}"
+            f" ({', '.join(pages.values())})",
             file=sys.stderr,
             flush=True,
         )
         self._logger.info(
             "startup",
             version=__version__,
-            host=self._host,
+            host=main.host,
             port=port,
+            **pages,
             tls=_tls(config),
             upstream=upstream or "demo",
             profile=config.profile,
@@ -97,6 +105,10 @@ class Announcements:
     def ended(self, cut_off: int) -> None:
         """Nothing runs any more; so many requests were cut off."""
         self._logger.info("shutdown", cut_off=cut_off)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _tls(config: Config) -> str:

@@ -22,12 +22,18 @@ from proxy.access.exposure import check_exposure
 from proxy.config import SETTINGS, Config, ConfigError, Reader, checked_backends
 from proxy.edge.tls import server_context
 from proxy.observe.metrics import Metrics
+from proxy.observe.tracing import check_tracing
 from proxy.store.valkey import check_url
 from proxy.translate.profile import build_profile
 
-#: What a running process cannot change: its port, its workers, where its log is, and the form of its connections.
+#: What a running process cannot change: its port, its workers, where its log and its spans go, and the form of its
+#: connections.
 NEEDS_RESTART: Final = frozenset(
-    {"host", "port", "reuse_port", "workers", "log_file", "log_level", "debug", "shortcuts", "store_url"}
+    {
+        *("host", "port", "reuse_port", "workers", "log_file", "log_level", "debug", "shortcuts", "store_url"),
+        *("metrics_port", "metrics_host"),
+        *("otlp_endpoint", "otlp_traces_endpoint", "otlp_headers", "otel_sdk_disabled"),
+    }
 )
 #: Nor does it begin to speak TLS, or cease to. Other certificates it takes at once.
 _TLS: Final = frozenset({"tls_cert_file", "tls_key_file", "tls_client_ca_file"})
@@ -184,6 +190,7 @@ def check(config: Config) -> ssl.SSLContext | None:
     check_access(config)
     if config.store_url:
         check_url(config.store_url)
+    check_tracing(config)
     try:
         for profile in {config.profile, *(backend.profile for backend in backends)}:
             build_profile(profile, config.options)

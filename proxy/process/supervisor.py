@@ -31,7 +31,7 @@ from structlog.typing import FilteringBoundLogger
 from proxy.config import Config
 from proxy.observe.logs import finish_log, reopen_log
 from proxy.observe.metrics import Metrics
-from proxy.process.address import Address
+from proxy.process.address import Addresses
 from proxy.process.announcements import Announcements
 from proxy.process.channel import Drain, Now, Order, Reload, Reopen, SupervisorEnd, Word
 from proxy.process.ending import FAREWELL_S, MARGIN_S, longest_end_s
@@ -82,7 +82,7 @@ class Supervisor:
         logger: FilteringBoundLogger,
         metrics: Metrics,
         table: Table,
-        address: Address,
+        addresses: Addresses,
         announcements: Announcements,
         count: int,
     ) -> None:
@@ -90,7 +90,7 @@ class Supervisor:
         self._logger = logger
         self._metrics = metrics
         self._table = table
-        self._address = address
+        self._addresses = addresses
         self._announcements = announcements
         self._count = count
         self._selector = selectors.DefaultSelector()
@@ -260,12 +260,12 @@ class Supervisor:
         workers = self._workers.values()
         if self._phase is Phase.STARTING and len(workers) == self._count and all(w.is_ready for w in workers):
             self._phase = Phase.SERVING
-            self._announcements.started(self._address.port)
+            self._announcements.started(self._addresses.main.port)
             self._plan_beat()
         is_ending = self._is_ending and self._has_served
         if is_ending and not self._is_drain_announced and all(w.in_flight is not None for w in workers):
             self._is_drain_announced = True
-            self._address.close()
+            self._addresses.main.close()
             self._announcements.draining(self._signal, sum(w.in_flight or 0 for w in workers))
 
     def _bury(self, worker: _Worker) -> None:
@@ -347,7 +347,7 @@ class Supervisor:
             self._table.use(number)
             code = uvloop.run(
                 serve_supervised(
-                    *(self._settings, self._logger, self._metrics, self._table, self._address, pipe),
+                    *(self._settings, self._logger, self._metrics, self._table, self._addresses, pipe),
                     self._announcements.manager.beat_s,
                 )
             )

@@ -11,22 +11,23 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from proxy.config import Config
-from proxy.edge.listener import listening
+from proxy.edge.listener import Listener, listening
+from proxy.edge.routes import dispatch, dispatch_apart
 from proxy.edge.server import opened
 from proxy.edge.tls import server_context
 from proxy.observe.logs import reopen_log
 from proxy.observe.loop_lag import watch_loop_lag
 from proxy.observe.metrics import Metrics
-from proxy.process.address import Address
+from proxy.process.address import Address, Addresses
 from proxy.process.announcements import Announcements
 from proxy.process.channel import Drain, Now, Order, Reload, Reopen, Word, WorkerEnd
 from proxy.process.ending import Ending, longest_end_s, stop_accepting
@@ -110,7 +111,7 @@ async def serve_alone(
     logger: FilteringBoundLogger,
     metrics: Metrics,
     table: Table,
-    address: Address,
+    addresses: Addresses,
     announcements: Announcements,
 ) -> int:
     """
@@ -123,7 +124,7 @@ async def serve_alone(
     life = _Life(logger, metrics, table, alone.say, announcements.manager.beat_s)
     alone.listen(life.obey)
     watch = asyncio.ensure_future(alone.watch(life.obey))
-    failure = await life.live(settings.config, address, settings.context)
+    failure = await life.live(settings.config, addresses, settings.context)
     watch.cancel()
     await asyncio.wait({watch})
     return failure or exit_code(alone.received[0])
@@ -134,7 +135,7 @@ async def serve_supervised(
     logger: FilteringBoundLogger,
     metrics: Metrics,
     table: Table,
-    address: Address,
+    addresses: Addresses,
     pipe: socket.socket,
     beat_s: float | None,
 ) -> int:
@@ -155,7 +156,7 @@ async def serve_supervised(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, life.obey, Drain())
     # blocked since before the fork, so that none was lost until now
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    return await life.live(settings.config, address, settings.context)
+    return await life.live(settings.config, addresses, settings.context)
 
 
 def exit_code(number: signal.Signals) -> int:
@@ -168,14 +169,20 @@ def skips_delay(number: signal.Signals) -> bool:
     return number == signal.SIGINT
 
 
-def cannot_listen(config: Config, error: OSError) -> int:
-    """Say that the address cannot be listened on; return the exit code for it."""
-    print(f"devstral-proxy: cannot listen on {config.host}:{config.port}: {error.strerror}", file=sys.stderr)
+def cannot_listen(host: str, port: int, error: OSError) -> int:
+    """Say that an address cannot be listened on; return the exit code for it."""
+    print(f"devstral-proxy: cannot listen on {host}:{port}: {error.strerror}", file=sys.stderr)
     return os.EX_UNAVAILABLE
 
 
 #: Seconds: a tenth of what a stream's event may be late.
 _TURN_S: Final = 0.001
+
+
+class _Listening(NamedTuple):
+    listener: Listener
+    address: Address
+    sockets: Sequence[socket.socket]
 
 
 class _Life:
@@ -202,7 +209,7 @@ class _Life:
         else:
             self._ending.obey(order)
 
-    async def live(self, config: Config, address: Address, context: ssl.SSLContext | None) -> int:
+    async def live(self, config: Config, addresses: Addresses, context: ssl.SSLContext | None) -> int:
         """
         Serve until it is ordered to end; return the exit code of a start that failed, or 0.
 
@@ -212,11 +219,16 @@ class _Life:
             edge = await stack.enter_async_context(
                 opened(await self._with_upstream(config, stack), self._logger, self._metrics, self._table)
             )
-            try:
-                sockets = address.listeners()
-                listener = await stack.enter_async_context(listening(edge, sockets, context))
-            except OSError as exc:
-                return cannot_listen(config, exc)
+            listeners: list[_Listening] = []
+            for address, answers in ((addresses.main, dispatch), (addresses.metrics, dispatch_apart)):
+                if address is None:
+                    continue
+                try:
+                    sockets = address.listeners()
+                    listener = await stack.enter_async_context(listening(edge, sockets, context, answers))
+                except OSError as exc:
+                    return cannot_listen(address.host, address.port, exc)
+                listeners.append(_Listening(listener, address, sockets))
             # Threads that translate large bodies let the loop have its turn so often; the default is 5 ms.
             sys.setswitchinterval(_TURN_S)
             # What is loaded by now stays: the collector need not look at it again.
@@ -225,8 +237,7 @@ class _Life:
 
             def look(late_ms: float) -> None:
                 self._metrics.observe_loop_lag(late_ms)
-                edge.admission.tell()
-                self._metrics.oldest(edge.in_flight.oldest_ms)
+                edge.tell()
 
             stack.enter_context(watch_loop_lag(look))
 
@@ -234,16 +245,19 @@ class _Life:
                 context = await asyncio.to_thread(server_context, config)
                 await edge.reload(await self._with_upstream(config, stack))
                 if context is not None:
-                    listener.use(context)
+                    for each in listeners:
+                        each.listener.use(context)
 
             stack.push_async_callback(self._swap.close)
-            self._say(Word.READY, address.port)
+            self._say(Word.READY, addresses.main.port)
             stack.enter_context(beating(self._beat_s, partial(self._say, Word.TURNS, 0)))
             self._swap.begin(apply)
             await self._ending.begins()
             edge.in_flight.is_draining = True
             await self._ending.delay(edge.config.drain_delay_s)
-            await stop_accepting(listener, address, sockets)
+            # The metrics of the end are told to its end, unless another instance has come to tell its own.
+            for each in listeners if config.reuse_port else listeners[:1]:
+                await stop_accepting(*each)
             self._say(Word.DRAINING, len(edge.in_flight))
             self._say(Word.ENDED, await self._ending.drain(edge.in_flight, edge.config.drain_timeout_s))
         return os.EX_OK

@@ -16,32 +16,36 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, TypeVar
 
-from proxy import __version__
 from proxy.tail.following import Follower
 from proxy.tail.output import Output
 from proxy.tail.reading import batches, end_of_lines, is_seekable, lines_backwards
 from proxy.tail.render import Renderer
 from proxy.tail.select import Filters, fields_of, is_before, seconds, since, statuses
+from proxy.usage import Usage, parser_for
 
 #: The variable that names the file, for this command and for the proxy.
 VARIABLE: Final = "LOG_FILE"
 STANDARD_INPUT: Final = "-"
 _STDIN: Final = 0
 
-_EXAMPLES: Final = """\
-examples:
-  devstral-proxy tail proxy.log                        the last 10 lines
-  devstral-proxy tail -f proxy.log                     and those that come, also after the file was rotated
-  devstral-proxy tail --errors --since 1h proxy.log    what went wrong in the last hour
-  devstral-proxy tail -f --status 5xx,429 --slow 2s proxy.log
-  devstral-proxy tail -n 100 --rule 'recover_*' --json proxy.log | jq .request_id
-  devstral-proxy demo | devstral-proxy tail -          what a proxy writes to standard output
-  docker compose logs -f --no-log-prefix proxy | devstral-proxy tail -
-
+_USAGE: Final = Usage(
+    command="tail",
+    about="The log of a proxy for people: one line for each request, in columns.",
+    examples="""\
+devstral-proxy tail proxy.log                        the last 10 lines
+devstral-proxy tail -f proxy.log                     and those that come, also after the file was rotated
+devstral-proxy tail --errors --since 1h proxy.log    what went wrong in the last hour
+devstral-proxy tail -f --status 5xx,429 --slow 2s proxy.log
+devstral-proxy tail -n 100 --rule 'recover_*' --json proxy.log | jq .request_id
+devstral-proxy demo | devstral-proxy tail -          what a proxy writes to standard output
+docker compose logs -f --no-log-prefix proxy | devstral-proxy tail -""",
+    notes="""\
 Filters of different kinds must all hold; one may be given several times, and then one of its values must hold.
 Names may hold the wildcards *, ? and [...]. With a filter other than --since, or with --json, text that is not a line
 of the log is left out. Times are UTC, as in the log. TOOK is from the request's head to the end of the answer, FIRST to
-its first byte."""
+its first byte.""",
+    codes={0: "done", 1: "the file cannot be read", 130: "Ctrl-C"},
+)
 
 #: Arbitrary, and what tail and journalctl show.
 _LINES: Final = 10
@@ -72,14 +76,7 @@ def tail(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def tail_parser() -> argparse.ArgumentParser:
     """Return what reads the arguments; `--since` counts from now."""
-    parser = argparse.ArgumentParser(
-        prog="devstral-proxy tail",
-        description="The log of a proxy for people: one line for each request, in columns.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"devstral-proxy {__version__}")
+    parser = parser_for(_USAGE)
     parser.add_argument("file", metavar="FILE", nargs="?", help=f"the log, or - for standard input [{VARIABLE}]")
     parser.add_argument("-f", "--follow", action="store_true", help="wait for more lines, also across rotation")
     parser.add_argument(

@@ -34,6 +34,8 @@ class _OpenCall:
         #: all arguments so far, kept only where they may have to be closed
         self.text: list[str] | None = [] if keeps_text else None
         self.is_empty = True
+        #: what was wrong with it so far
+        self.wrong: tuple[str, ...] = ()
 
 
 class CallTracker:
@@ -102,6 +104,8 @@ class CallTracker:
         if name is not None and name != written:
             self._rules.add("clean_call_names")
         call = _OpenCall(index, upstream_id, name or written, keeps_text=self._options.bad_args == "repair")
+        if call.name != written:
+            self._note(call, "name")
         self._calls.append(call)
         client_id = self._client_id(upstream_id or glued_id, f"~resp:{answer_id}:{self._choice}:{index}")
         parts.append(CallPart(index, "", client_id, call.name))
@@ -131,12 +135,14 @@ class CallTracker:
         ends = call.arguments.state is ArgumentState.CLOSED and not call.is_finished
         if call.arguments.had_markers:
             self._rules.add("drop_argument_markers")
+            self._note(call, "markers")
         if arguments or ends:
             parts.append(CallPart(call.index, arguments, is_last=ends))
         call.is_finished = call.is_finished or ends
         if trailing.strip():
             drops = self._options.trailing_text == "drop"
             self._rules.add("trailing_text_to_nothing" if drops else "trailing_text_to_content")
+            self._note(call, "trailing_text")
         if trailing and self._options.trailing_text == "content":
             parts.append(Text(trailing))
 
@@ -148,11 +154,21 @@ class CallTracker:
         rest = call.arguments.finish()
         if not is_cut and call.is_empty and not rest:
             self._rules.add("empty_arguments_to_object")
+            self._note(call, "no_arguments")
             rest = "{}"
         elif not is_cut and call.text is not None and (missing := missing_end("".join(call.text) + rest)):
             self._rules.add("close_cut_arguments")
+            self._note(call, "closed")
             rest += missing
+        else:
+            self._note(call, "cut" if is_cut else "invalid")
         parts.append(CallPart(call.index, rest, is_last=True))
+
+    def _note(self, call: _OpenCall, wrong: str) -> None:
+        """Count what is wrong with a call, once for each."""
+        if wrong not in call.wrong:
+            call.wrong += (wrong,)
+            self._rules.malformed += (wrong,)
 
     @property
     def count(self) -> int:
@@ -189,7 +205,7 @@ class CallTracker:
         text = "".join(self._glued)
         self._glued.clear()
         if found := calls_in_json(text, self._names):
-            self._rules.add("recover_leaked_calls")
+            self._rules.recover(len(found))
             for leaked in found:
                 parts += self.add(leaked, answer_id)
             return
@@ -201,6 +217,7 @@ class CallTracker:
         if arguments is None or isinstance(arguments, str):
             return arguments or ""
         self._rules.add("object_arguments_to_text")
+        self._rules.malformed += ("object",)
         return encode(arguments).decode()
 
 

@@ -40,14 +40,23 @@ ANSWER_RULES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class RuleLog:
-    """The rules that changed something in one answer, in the order they first did."""
+    """The rules that changed something in one answer, in the order they first did, and what its calls lacked."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
+        #: how many calls had leaked into the text
+        self.recovered = 0
+        #: what was wrong with calls, once for each that had it
+        self.malformed: tuple[str, ...] = ()
 
     def add(self, name: str) -> None:
         """Note that the rule `name` changed something."""
         self._names[name] = None
+
+    def recover(self, calls: int) -> None:
+        """Note that so many calls had leaked into the text."""
+        self.add("recover_leaked_calls")
+        self.recovered += calls
 
     def names(self) -> tuple[str, ...]:
         """The names noted so far."""

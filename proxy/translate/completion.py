@@ -38,6 +38,9 @@ class CompletionAnswer(msgspec.Struct, frozen=True):
     rules_applied: tuple[str, ...]
     usage: Usage | None
     finish_reasons: tuple[str, ...]
+    #: see `RuleLog`
+    calls_recovered: int = 0
+    calls_malformed: tuple[str, ...] = ()
 
 
 def translate_completion(body: bytes, expectation: Expectation) -> CompletionAnswer:
@@ -76,7 +79,7 @@ def _encoded(answer: dict[str, Any], usage: Usage | None, rules: RuleLog, expect
                 del part[key]
                 rules.add("strip_vendor_fields")
     finish_reasons = tuple(choice["finish_reason"] for choice in answer["choices"])
-    return CompletionAnswer(encode(answer), rules.names(), usage, finish_reasons)
+    return CompletionAnswer(encode(answer), rules.names(), usage, finish_reasons, rules.recovered, rules.malformed)
 
 
 def has_plain_text(answer: dict[str, Any], expectation: Expectation) -> bool:

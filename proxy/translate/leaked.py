@@ -99,7 +99,7 @@ class LeakedCalls:
         if self._state is _State.ALONE:
             self._settle(found)
         elif self._state is _State.BODY and is_cut and self._head.name is not None:
-            self._rules.add("recover_leaked_calls")
+            self._rules.recover(1)
             found.append(FoundCall(self._head.name, "".join(self._body), self._head.id))
         else:
             found.append(Text(self._take_all()))
@@ -175,7 +175,7 @@ class LeakedCalls:
         """Hand on the calls whose JSON has ended, or its text if it is none."""
         text = self._take_all()
         if self._calls:
-            self._rules.add("recover_leaked_calls")
+            self._rules.recover(len(self._calls))
         found.extend(self._calls or [Text(text)])
 
     def _calls_in(self, body: str) -> list[FoundCall]:

@@ -89,6 +89,26 @@ def asked_whole(request: UpstreamRequest) -> UpstreamRequest:
     return msgspec.structs.replace(request, body=encode(members), upstream_stream=False)
 
 
+def token_question(request: UpstreamRequest) -> bytes:
+    """Return what vLLM's /tokenize is asked for the prompt of a request (vLLM 0.32, TokenizeChatRequest)."""
+    members = decode_body(request.body)
+    return encode({name: members[name] for name in _OF_THE_PROMPT if name in members})
+
+
+#: What of a request its prompt is made of.
+_OF_THE_PROMPT = (
+    *("model", "messages", "tools", "add_generation_prompt", "continue_final_message"),
+    *("chat_template", "chat_template_kwargs"),
+)
+
+
+def with_stop_reason(request: UpstreamRequest) -> UpstreamRequest:
+    """Return the same request, of whose answer vLLM's own keys are kept: one tells which sequence ended it."""
+    options = msgspec.structs.replace(request.expectation.options, strip_vendor_fields=False)
+    expectation = msgspec.structs.replace(request.expectation, options=options)
+    return msgspec.structs.replace(request, expectation=expectation)
+
+
 def _translated(body: bytes, profile: Profile, options: Options, log: RuleLog) -> UpstreamRequest:
     members = decode_body(body)
     raw_messages = split_messages(members.get("messages", Raw(b"null")))

@@ -85,6 +85,16 @@ class StreamTranslator:
         return self._rules.names()
 
     @property
+    def calls_recovered(self) -> int:
+        """How many calls had leaked into the text."""
+        return self._rules.recovered
+
+    @property
+    def calls_malformed(self) -> tuple[str, ...]:
+        """What was wrong with calls, once for each that had it."""
+        return self._rules.malformed
+
+    @property
     def wants_whole(self) -> bool:
         """Whether the stream failed because nothing of it arrived, and the profile wants it asked again whole (R4)."""
         return isinstance(self.error, SwallowedToolCall) and self._expectation.options.retry_swallowed == "non_stream"

@@ -24,7 +24,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
 
-from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, UpstreamRejected
+from proxy.errors import ProxyError, UpstreamDisconnected, UpstreamError, UpstreamProtocolError, UpstreamRejected
 
 
 class State(IntEnum):
@@ -91,7 +91,8 @@ def next_state(state: State, came: Input) -> State:
     try:
         return TRANSITIONS[state, came]
     except KeyError:
-        raise UpstreamProtocolError(
+        error = UpstreamDisconnected if came is Input.EOF else UpstreamProtocolError
+        raise error(
             f"The model server's answer is not complete: its stream had {came.name} while {state.name}."
         ) from None
 

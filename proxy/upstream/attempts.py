@@ -12,6 +12,7 @@ Nothing is sent again after the first byte of an answer; what can be done then i
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -19,16 +20,17 @@ from typing import Final, Protocol, Self
 
 import msgspec
 
-from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamRejected
+from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, UpstreamRejected
 from proxy.translate.failure import translate_failure
 from proxy.translate.profile import Profile
 from proxy.translate.request import UpstreamRequest
 from proxy.upstream.answer import Answer, Limits, read_at_most
 from proxy.upstream.choice import Ask
+from proxy.upstream.error_kind import error_kind
 from proxy.upstream.pool import Pool
 from proxy.upstream.replica import Replica
 from proxy.upstream.retry import REJECTED_SHAPE, Verdict, retry_reason, verdict
-from proxy.upstream.route import Asking, Stale
+from proxy.upstream.route import Asking, Leg, Stale
 
 LONGEST_FAILURE: Final = 1024 * 1024
 #: Arbitrary: the longest pause that a replica's Retry-After gives it.
@@ -41,14 +43,22 @@ class Trail(Protocol):
     attempts: int
     replica: str | None
     retried: tuple[str, ...]
+    upstream_errors: tuple[str, ...]
+    connect_ms: float | None
+
+
+#: Returns what an attempt at the replica of that name and URL is to say, and where it is written down.
+NewLeg = Callable[[str, str], Leg]
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is to be asked: `translate` gives the request for a replica's profile; None asks for the list of models.
+    With `counts` the replica is asked how many tokens the request has, and not for its answer.
 
     `first` is the replica that `Pool.choose()` gave for it; `avoid` are those that have failed at it before.
-    `trail` gets the number of attempts, the last replica, and why there was another attempt, once for each.
+    `trail` gets the number of attempts, the last replica, how long it took to have a connection to it, why there was
+    another attempt, and what went wrong, once for each.
     """
 
     first: Replica
@@ -59,8 +69,9 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     model: str = ""
     ask: Ask = Ask()
-    traceparent: str | None = None
+    new_leg: NewLeg = Leg
     avoid: Collection[Replica] = ()
+    counts: bool = False
 
 
 class Sending:
@@ -73,7 +84,7 @@ class Sending:
     """
 
     __slots__ = (
-        *("_attempts", "_errand", "_exchange", "_pool", "_profile", "_tried"),
+        *("_attempts", "_errand", "_exchange", "_leg", "_pool", "_profile", "_tried"),
         *("answer", "failure", "replica", "request"),
     )
 
@@ -109,14 +120,16 @@ class Sending:
         try:
             await self._exchange.__aexit__(kind, error, trace)
         except BaseException as exc:
+            self._end_leg(exc)
             if isinstance(exc, UpstreamError):
-                self._judge(exc)
+                self._judge(exc, has_begun=True)
             else:
                 self._pool.untold(self.replica)
             raise
         else:
+            self._end_leg(self.failure or error)
             if error is None or isinstance(error, UpstreamError):
-                self._judge(self.failure or error)
+                self._judge(self.failure or error, has_begun=True)
             else:  # the client left, or this process is at fault
                 self._pool.untold(self.replica)
         finally:
@@ -141,29 +154,50 @@ class Sending:
         self._errand.trail.replica = replica.name
         replica.tally.began()
         try:
-            self.answer = await _entered(exchange)
+            self.answer = await _entered(exchange, self._leg)
         except BaseException as exc:
+            self._end_leg(exc)
             if isinstance(exc, UpstreamError):
-                self._judge(exc)
+                self._judge(exc, has_begun=False)
             else:
                 pool.untold(replica)
             pool.ended(replica)
             raise
+        finally:
+            self._note_connection()
         self._exchange = exchange
 
     async def _exchange_with(self, replica: Replica, is_fresh: bool) -> AbstractAsyncContextManager[Answer]:
         errand = self._errand
         is_limited = errand.limits.total_s != math.inf
         passed_s = asyncio.get_running_loop().time() - errand.started_at if is_limited else 0.0
-        asking = Asking(None, errand.request_id, errand.limits, errand.traceparent, is_fresh, passed_s)
+        if errand.translate is not None:
+            self._profile = replica.profile
+            self.request = await errand.translate(self._profile)
+        leg = self._leg = errand.new_leg(replica.name, replica.backend.url)
+        leg.began_at = time.perf_counter()
+        asking = Asking(None, errand.request_id, errand.limits, leg, is_fresh, passed_s)
         if errand.translate is None:
             return replica.connections.models(asking)
-        self._profile = replica.profile
-        self.request = await errand.translate(self._profile)
+        if errand.counts:
+            return replica.connections.tokenize(self.request, asking)
         return replica.connections.send(self.request, asking)
 
-    def _judge(self, error: UpstreamError | None) -> None:
+    def _end_leg(self, error: BaseException | None) -> None:
+        leg = self._leg
+        leg.ended_at = time.perf_counter()
+        if isinstance(error, ProxyError):
+            leg.error = str(error.code or error.kind)
+
+    def _note_connection(self) -> None:
+        leg = self._leg
+        if leg.connected_at is not None:
+            self._errand.trail.connect_ms = int((leg.connected_at - leg.began_at) * 1e6) / 1000
+
+    def _judge(self, error: UpstreamError | None, *, has_begun: bool) -> None:
         pool, replica = self._pool, self.replica
+        if error is not None:
+            self._errand.trail.upstream_errors += (error_kind(error, has_begun=has_begun),)
         if isinstance(error, Stale):
             pool.untold(replica)
             return
@@ -216,8 +250,9 @@ class Sending:
             self._pool.refresh()
 
 
-async def _entered(exchange: AbstractAsyncContextManager[Answer]) -> Answer:
+async def _entered(exchange: AbstractAsyncContextManager[Answer], leg: Leg) -> Answer:
     answer = await exchange.__aenter__()
+    leg.status = answer.status
     try:
         return await _accepted(answer)
     except BaseException as exc:

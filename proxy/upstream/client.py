@@ -19,11 +19,11 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.config import Backend, Config
-from proxy.translate.request import UpstreamRequest
+from proxy.translate.request import UpstreamRequest, token_question
 from proxy.upstream.answer import Answer, Limits, read_at_most
 from proxy.upstream.direct import DirectRoute
 from proxy.upstream.plain import Connector, PlainRoute, UnixConnector
-from proxy.upstream.route import Asking, Progress, Route, Server, Sessions, Target
+from proxy.upstream.route import Asking, Leg, Progress, Route, Server, Sessions, Target
 from proxy.upstream.shortcuts import takes
 from proxy.upstream.sweep import Sweep
 
@@ -94,6 +94,7 @@ class Connections:
         )
         self._chat = self._route("POST", "v1/chat/completions")
         self._models = self._route("GET", "v1/models")
+        self._tokenize = self._route("POST", "tokenize")
 
     async def close(self) -> None:
         """Close every connection, also those in use."""
@@ -110,6 +111,10 @@ class Connections:
             UpstreamError: on entering or inside, by cause, see proxy/errors.py.
         """
         return self._chat.send(Asking(request.body, *asking[1:]))
+
+    def tokenize(self, request: UpstreamRequest, asking: Asking) -> AbstractAsyncContextManager[Answer]:
+        """Ask how many tokens a request's prompt has, under the same rules as `send()`."""
+        return self._tokenize.send(Asking(token_question(request), *asking[1:]))
 
     def models(self, asking: Asking) -> AbstractAsyncContextManager[Answer]:
         """Ask for the list of models, under the same rules as `send()`."""
@@ -136,7 +141,7 @@ class Connections:
         """
         target = Target(method, self._place.url.joinpath(path.lstrip("/")), self._headers, self._place.host)
         route = PlainRoute(self._sessions, self._server, target)
-        async with route.send(Asking(body, "probe", _PROBE, is_fresh=True)) as answer:
+        async with route.send(Asking(body, "probe", _PROBE, Leg(), is_fresh=True)) as answer:
             return answer.status, await read_at_most(answer, _LONGEST_PROBE)
 
     def _route(self, method: str, path: str) -> Route:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -66,7 +67,8 @@ class DirectRoute:
         exchange, connection = await self._take(self._fresh if asking.is_fresh else self._pool, asking.limits)
         is_answered = False
         try:
-            exchange.ask(connection, self._head_of(asking), asking.body or b"", asking.limits)
+            asking.leg.connected_at = time.perf_counter()
+            exchange.ask(connection, self._head_of(asking), asking.body or b"", asking.limits, asking.leg)
             await exchange.begun()
             is_answered = True
         finally:
@@ -75,7 +77,10 @@ class DirectRoute:
         return exchange
 
     def _head_of(self, asking: Asking) -> bytes:
-        trace = "" if asking.traceparent is None else f"\r\ntraceparent: {asking.traceparent}"
+        leg = asking.leg
+        trace = "" if leg.traceparent is None else f"\r\ntraceparent: {leg.traceparent}"
+        if leg.tracestate is not None:
+            trace = f"{trace}\r\ntracestate: {leg.tracestate}"
         if asking.body is None:
             return self._head + f"{asking.request_id}{trace}\r\n\r\n".encode("latin-1")
         of_body = f"\r\nContent-Length: {len(asking.body)}\r\nContent-Type: application/json\r\n\r\n"

@@ -14,6 +14,7 @@ and `Connection.close()`; tests/upstream/test_exchange.py holds them.
 """
 
 import asyncio
+import time
 from enum import Enum, auto
 from typing import Final
 
@@ -22,7 +23,7 @@ from aiohttp.connector import Connection
 
 from proxy.errors import UpstreamError, UpstreamTimeout
 from proxy.upstream.answer import Limits, Sink
-from proxy.upstream.route import Progress, Server
+from proxy.upstream.route import Leg, Progress, Server
 from proxy.upstream.sweep import Sweep
 from proxy.wire import headers as wire
 
@@ -57,7 +58,7 @@ class Exchange(asyncio.Protocol):
 
     __slots__ = (
         *("_doubted", "_error", "_got_bytes", "_handler", "_has_end", "_head_bytes"),
-        *("_held", "_is_used", "_keeps", "_limits", "_loop", "_parser", "_parts", "_progress", "_server"),
+        *("_held", "_is_used", "_keeps", "_leg", "_limits", "_loop", "_parser", "_parts", "_progress", "_server"),
         *("_silent_since", "_sink", "_stage", "_state", "_sweep", "_transport", "_waiter"),
         *("connection", "content_type", "due_at", "retry_after", "status"),
     )
@@ -90,10 +91,11 @@ class Exchange(asyncio.Protocol):
 
     # --- the owner's side
 
-    def ask(self, connection: Connection, head: bytes, body: bytes, limits: Limits) -> None:
+    def ask(self, connection: Connection, head: bytes, body: bytes, limits: Limits, leg: Leg) -> None:
         """Send a request on `connection`, which is this protocol's own and idle."""
         self.connection = connection
         self._limits = limits
+        self._leg = leg
         self._reset()
         self._state = _HEAD
         now = self._loop.time()
@@ -340,6 +342,7 @@ class Exchange(asyncio.Protocol):
         self._silent_since = self._progress.at = now
         if self._stage == _FIRST_BYTE:
             self._stage = _BETWEEN_BYTES
+            self._leg.first_byte_at = time.perf_counter()
             self.due_at = now + self._limits.between_bytes_s  # it may be the shorter one
         if self._held > _MOST_HELD and self._sink is None:
             self._transport.pause_reading()

@@ -1,6 +1,7 @@
 """The plain way of an exchange: `ClientSession.request`, aiohttp's own response, its own reader."""
 
 import asyncio
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from multidict import CIMultiDict, istr
 
 from proxy.errors import UpstreamError
 from proxy.upstream.answer import Answer
-from proxy.upstream.route import Asking, Server, Sessions, Target
+from proxy.upstream.route import Asking, Leg, Server, Sessions, Target
 from proxy.upstream.timers import Timers, twice_if_stalled
 from proxy.wire import headers as wire
 
@@ -22,16 +23,21 @@ _SETTLE_S: Final = 0.5
 
 _REQUEST_ID: Final = istr("x-request-id")
 _TRACEPARENT: Final = istr("traceparent")
+_TRACESTATE: Final = istr("tracestate")
 _CONTENT_LENGTH: Final = istr("Content-Length")
 
 
 class PlainAnswer:
     """See `Answer`."""
 
-    __slots__ = ("_connection_closed", "_response", "_server", "_timers", "content_type", "retry_after", "status")
+    __slots__ = (
+        *("_connection_closed", "_leg", "_response", "_server", "_timers"),
+        *("content_type", "retry_after", "status"),
+    )
 
-    def __init__(self, response: aiohttp.ClientResponse, timers: Timers, server: Server) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, timers: Timers, server: Server, leg: Leg) -> None:
         self._response = response
+        self._leg = leg
         self._timers = timers
         self._server = server
         self._connection_closed = _watch(response, self._note_closed)
@@ -47,6 +53,8 @@ class PlainAnswer:
         except (aiohttp.ClientError, OSError) as exc:
             raise self._server.broken_off() from exc
         self._timers.arrived()
+        if self._leg.first_byte_at is None and piece:
+            self._leg.first_byte_at = time.perf_counter()
         self._server.progress.at = asyncio.get_running_loop().time()
         return piece
 
@@ -99,8 +107,10 @@ class PlainRoute:
         """See `Route`."""
         headers = self._headers.copy()
         headers[_REQUEST_ID] = asking.request_id
-        if asking.traceparent is not None:
-            headers[_TRACEPARENT] = asking.traceparent
+        if asking.leg.traceparent is not None:
+            headers[_TRACEPARENT] = asking.leg.traceparent
+        if asking.leg.tracestate is not None:
+            headers[_TRACESTATE] = asking.leg.tracestate
         if asking.body is not None:
             headers[_CONTENT_LENGTH] = str(len(asking.body))
         async with Timers(asking.limits, asking.passed_s) as timers:
@@ -108,7 +118,7 @@ class PlainRoute:
                 response = await self._request(headers, asking)
             except (aiohttp.ClientError, OSError) as exc:
                 raise self._failure(exc) from exc
-            answer = PlainAnswer(response, timers, self._server)
+            answer = PlainAnswer(response, timers, self._server, asking.leg)
             try:
                 yield answer
             finally:
@@ -119,6 +129,7 @@ class PlainRoute:
         method, url, _, server_name = self._target
         session = self._sessions.fresh if asking.is_fresh else self._sessions.pool
         _reused.set(False)
+        _leg.set(asking.leg)
         return await session.request(
             method, url, data=payload, headers=headers, allow_redirects=False, server_hostname=server_name
         )
@@ -134,6 +145,8 @@ class PlainRoute:
 
 #: Whether the connection of this task's last request had been used before.
 _reused: ContextVar[bool] = ContextVar("reused")
+#: Where it is written down when it had one.
+_leg: ContextVar[Leg] = ContextVar("leg")
 
 
 class _Telling(aiohttp.BaseConnector):
@@ -163,6 +176,7 @@ class _Telling(aiohttp.BaseConnector):
                 # asyncio logs an exception that nobody asked for, and idle connections end in one now and then
                 protocol.closed.add_done_callback(asyncio.Future.exception)
             self._known.add(protocol)
+        _leg.get().connected_at = time.perf_counter()
         return connection
 
 

@@ -160,6 +160,8 @@ class Pool:
             return True
         replica.findings = await probe(replica.connections.question)
         replica.learned = {}
+        if replica.findings.model is not None:
+            replica.tally.serves(replica.findings.model)
         self._adapt(replica, "probed")
         return replica.findings.is_complete
 

@@ -30,6 +30,9 @@ class Tally(Protocol):
     def moved(self, state: int) -> None:
         """Its breaker is in this state now."""
 
+    def serves(self, model: str) -> None:
+        """It says that it serves this model."""
+
     def forget(self) -> None:
         """It is gone."""
 

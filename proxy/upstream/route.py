@@ -6,9 +6,16 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 import aiohttp
+import msgspec
 from yarl import URL
 
-from proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import (
+    UpstreamDisconnected,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from proxy.upstream.answer import Answer, Limits
 
 
@@ -16,7 +23,7 @@ class ConnectTimeout(UpstreamTimeout):
     """The timer for connecting fired: nothing was sent, so another replica may be asked."""
 
 
-class Stale(UpstreamProtocolError):
+class Stale(UpstreamDisconnected):
     """A connection that had been used before closed without a byte: the race with a server that ends an idle one."""
 
 
@@ -29,17 +36,37 @@ class Target(NamedTuple):
     server_name: str | None = None
 
 
+class Leg(msgspec.Struct):
+    """
+    One attempt: at which replica, what it says of the trace that it is part of, and when what happened.
+
+    Times are seconds of `time.perf_counter()`, None is "did not happen"; `connected_at` is when it had a connection,
+    old or new, `first_byte_at` when the answer's body began. `error` is the code of what went wrong.
+    """
+
+    replica: str = ""
+    url: str = ""
+    traceparent: str | None = None
+    tracestate: str | None = None
+    began_at: float = 0.0
+    connected_at: float | None = None
+    first_byte_at: float | None = None
+    ended_at: float | None = None
+    status: int | None = None
+    error: str | None = None
+
+
 class Asking(NamedTuple):
     """
     What one request adds: its body, its ids, its timers, and whether its connection has to be a new one.
 
-    `passed_s` is how much of the limit in total is over.
+    `passed_s` is how much of the limit in total is over. In `leg` it is written down when what happened.
     """
 
     body: bytes | None
     request_id: str
     limits: Limits
-    traceparent: str | None = None
+    leg: Leg
     is_fresh: bool = False
     passed_s: float = 0.0
 
@@ -90,17 +117,17 @@ class Server(NamedTuple):
             return self.not_http()
         return self.no_answer()
 
-    def no_answer(self) -> UpstreamProtocolError:
+    def no_answer(self) -> UpstreamDisconnected:
         """Return the error of a connection that closed before an answer's status line had come."""
-        return UpstreamProtocolError(f"The model server at {self.host} closed the connection without an answer.")
+        return UpstreamDisconnected(f"The model server at {self.host} closed the connection without an answer.")
 
     def stale(self) -> Stale:
         """Return the same for a connection that had been used before."""
         return Stale(self.no_answer().message)
 
-    def broken_off(self) -> UpstreamProtocolError:
+    def broken_off(self) -> UpstreamDisconnected:
         """Return the error of an answer that did not come to its end."""
-        return UpstreamProtocolError(f"The model server at {self.host} broke off its answer.")
+        return UpstreamDisconnected(f"The model server at {self.host} broke off its answer.")
 
     def not_http(self) -> UpstreamProtocolError:
         """Return the error of an answer that is none."""

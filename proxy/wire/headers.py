@@ -7,9 +7,6 @@ from typing import Final
 #: A request id that may be echoed and logged as it stands. Anything else is replaced, not cleaned.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-# https://www.w3.org/TR/trace-context/#traceparent-header, version 00; "ff" is not a version, zeros are not ids.
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-
 # Seconds or an HTTP date (RFC 9110, 10.2.3): both are short printable ASCII.
 _RETRY_AFTER: Final = re.compile(r"[ -~]{1,40}")
 
@@ -19,11 +16,6 @@ def request_id(offered: str | None) -> str:
     if offered is not None and _REQUEST_ID.fullmatch(offered):
         return offered
     return "req_" + os.urandom(8).hex()
-
-
-def traceparent(offered: str | None) -> str | None:
-    """Return a valid W3C trace context, or None."""
-    return offered if offered is not None and _TRACEPARENT.fullmatch(offered) else None
 
 
 def retry_after(offered: str | None) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import lag, latency, loads, memory, paced, programs, throughput, workers
+from benchmarks import lag, latency, loads, memory, paced, programs, scrape, throughput, workers
 from benchmarks.bodies import write_bodies
 from benchmarks.loads import DIRECT, Work
 from benchmarks.programs import BenchmarkError, Program
@@ -153,6 +153,17 @@ def test_a_run_of_workers_tells_what_each_process_used(monkeypatch: pytest.Monke
     assert one["cpu_us_per_request"] > 0
     assert one["mock_and_load_us_per_request"] > 0
     assert len(one["busy"]) == 1
+
+
+def test_a_scrape_run_has_a_row_for_each_number_of_workers_and_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrape, "WORKERS", (2,))
+    monkeypatch.setattr(scrape, "REPLICAS", (1, 30))
+    few, many = scrape.measure(3)
+
+    assert [(row["workers"], row["replicas"]) for row in (few, many)] == [(2, 1), (2, 30)]
+    assert many["samples"] > few["samples"] > 100
+    assert 0 < few["p50_ms"] <= few["p99_ms"] <= few["slowest_ms"]
+    assert (scrape.verdict([{"cpu_ms": 19.9}]), scrape.verdict([{"cpu_ms": 19.9}, {"cpu_ms": 20.0}])) == (0, 1)
 
 
 def test_a_load_can_be_watched_while_it_runs() -> None:

@@ -20,8 +20,8 @@ RESULTS = {"get_weather": "sunny, 25 °C", "get_time": "noon"}
 DEADLINE_S = 60
 
 _HERE = Path(__file__).resolve().parent
-_LANGCHAIN_PYTHON = _HERE.parents[1] / ".venv-clients/bin/python"
-_AI_SDK = _HERE / "js/node_modules/ai"
+_LANGCHAIN_PYTHON = _HERE.parents[1] / ".venv-client-langchain/bin/python"
+_AI_SDK = _HERE / "js-ai-sdk/node_modules/ai"
 
 Report = dict[str, Any]
 Turn = dict[str, Any]
@@ -128,7 +128,7 @@ async def langchain(url: str) -> Report:
 
 async def ai_sdk(url: str) -> Report:
     """The Vercel AI SDK's `streamText` on `@ai-sdk/openai-compatible`."""
-    return await _program(_AI_SDK, "node", str(_HERE / "js/client.mjs"), url)
+    return await _program(_AI_SDK, "node", str(_HERE / "js-ai-sdk/client.mjs"), url)
 
 
 def _require(needed: Path) -> None:

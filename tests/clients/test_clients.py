@@ -19,8 +19,8 @@ from tests.fakes import ScriptedUpstream
 CLIENTS = [
     pytest.param(openai_stream_helper, id="openai .stream()"),
     pytest.param(openai_iteration, id="openai iteration"),
-    pytest.param(langchain, id="LangChain", marks=pytest.mark.clients),
-    pytest.param(ai_sdk, id="AI SDK", marks=pytest.mark.clients),
+    pytest.param(langchain, id="langchain", marks=pytest.mark.clients),
+    pytest.param(ai_sdk, id="ai-sdk", marks=pytest.mark.clients),
 ]
 
 

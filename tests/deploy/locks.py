@@ -8,7 +8,7 @@ from packaging.utils import canonicalize_name
 from tests.deploy.engine import ROOT
 
 #: What deploy/install.sh and the Makefile install.
-EXTRAS = ("cli", "jwt", "valkey")
+EXTRAS = ("cli", "jwt", "otel", "valkey")
 _BUILD = ("hatchling", "editables")
 
 

@@ -11,10 +11,12 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 import proxy
 from tests.deploy.engine import ROOT, Engine, run
@@ -45,10 +47,11 @@ while subprocess.run(["devstral-proxy", "healthcheck", *sys.argv[1:]]).returncod
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def engine() -> Iterator[Engine]:
     engine = Engine()
     engine.prepare()
-    return engine
+    yield engine
+    engine.podman("image", "prune", "--force")  # what the steps of builds left
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +145,7 @@ def test_it_says_how_it_is_run_and_what_it_is(engine, image):
     assert told["Healthcheck"]["Test"] == ["CMD", "devstral-proxy", "healthcheck"]
     labels = {key.rsplit(".", 1)[1]: value for key, value in config["Labels"].items() if "opencontainers" in key}
     assert (labels["version"], labels["revision"], labels["licenses"]) == (proxy.__version__, "abc", "MIT")
-    assert labels["name"] == engine.base
+    assert (labels["name"], labels["created"]) == (engine.base, "1980-01-01T00:00:00Z")
 
 
 def test_its_packages_are_the_locked_ones_and_the_proxy(engine, image):
@@ -276,3 +279,55 @@ async def _refused(port: int) -> None:
                 if client.connect_ex(("127.0.0.1", port)):
                     return
             await asyncio.sleep(0.05)
+
+
+CLIENT = """
+import json, sys, urllib.error, urllib.request
+path, key = sys.argv[1:]
+body = json.dumps({"model": "devstral", "messages": [{"role": "user", "content": "Hi"}]}).encode()
+headers = {"Content-Type": "application/json", "Authorization": "Bearer " + key}
+request = urllib.request.Request("http://127.0.0.1:9000" + path, body if "chat" in path else None, headers)
+try:
+    print(urllib.request.urlopen(request, timeout=30).status)
+except urllib.error.HTTPError as error:
+    print(error.status)
+"""
+
+
+def test_it_runs_as_compose_runs_it(start, engine, tmp_path):
+    """With the settings, secrets and bounds of deploy/compose.yaml; of the other services there is none."""
+    folder = tmp_path / "deploy"
+    folder.mkdir()
+    for name in ("compose.yaml", "secrets.sh"):
+        shutil.copy(ROOT / "deploy" / name, folder)
+    tmp_path.chmod(0o755)
+    run(str(folder / "secrets.sh"), env=engine.environ | {"PROXY": str(Path(sys.executable).parent / "devstral-proxy")})
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["proxy-demo"]
+    limits = service["deploy"]["resources"]["limits"]
+    options = [f"--env={name}={value}" for name, value in service["environment"].items()]
+    options += [f"--volume={folder}/secrets/{name}:/run/secrets/{name}:ro" for name in service["secrets"]]
+    options += [
+        f"--volume={folder}/{each['source']}:{each['target']}:ro" for each in service["volumes"] if each["read_only"]
+    ]
+    options += [f"--memory={limits['memory']}", f"--pids-limit={limits['pids']}", "--cpus=2"]
+
+    container = start("--network=none", "--add-host=valkey:127.0.0.1", *options)
+    container.healthy("--ready")
+
+    keys = {name: (folder / "secrets" / f"{name}_key").read_text() for name in ("client", "metrics")}
+    asked = {
+        (path, who): container.exec("python", "-c", CLIENT, path, key).strip()
+        for path in ("/v1/chat/completions", "/metrics")
+        for who, key in (*keys.items(), ("stranger", "dsp_no"))
+    }
+    assert asked == {
+        ("/v1/chat/completions", "client"): "200",
+        ("/v1/chat/completions", "metrics"): "200",
+        ("/v1/chat/completions", "stranger"): "401",
+        ("/metrics", "client"): "403",
+        ("/metrics", "metrics"): "200",
+        ("/metrics", "stranger"): "401",
+    }
+    assert not [
+        line for line in container.log if line["level"] in ("warning", "error") and line["event"] != "store_down"
+    ]

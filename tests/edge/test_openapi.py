@@ -19,6 +19,7 @@ from proxy.edge.openapi_errors import ERRORS
 from proxy.edge.openapi_request import DEPENDS, MENDED, OTHERWISE, UPSTREAM
 from proxy.edge.routes import LIVE, OPEN, READY, ROUTES
 from proxy.errors import InvalidRequest, ProxyError
+from proxy.fronts.responses import Responses
 from proxy.translate.profile import build_profile
 from proxy.translate.request import translate_request
 from tests.fakes import ScriptedUpstream, whole
@@ -243,6 +244,72 @@ def test_whatever_is_changed_in_a_recorded_request_the_schema_and_the_proxy_agre
             assert not REQUEST.is_valid(body), f"described, and refused with {error.message!r}: {body}"
 
     assert tried > 20_000
+    assert refused > tried / 10
+
+
+#: One request to the Responses API with each kind of item, and one with each kind of tool.
+RESPONSES = (
+    {
+        "input": [
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}]},
+            {"type": "function_call", "call_id": "a", "name": "f", "namespace": "n", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "a", "output": "x"},
+            {"type": "custom_tool_call", "call_id": "b", "name": "p", "input": "x"},
+            {"type": "custom_tool_call_output", "call_id": "b", "output": [{"type": "input_text", "text": "x"}]},
+            {"type": "local_shell_call", "call_id": "c", "action": {"type": "exec", "command": ["ls"], "env": {}}},
+            {"type": "local_shell_call_output", "id": "c", "output": "x"},
+            {"type": "web_search_call", "id": "ws_1"},
+            {"type": "additional_tools", "tools": [{"type": "function", "name": "x"}]},
+        ],
+        "instructions": "x",
+        "stream": True,
+        "max_output_tokens": 5,
+        "previous_response_id": None,
+    },
+    {
+        "input": "x",
+        "tools": [
+            {"type": "function", "name": "f", "parameters": {}},
+            {"type": "custom", "name": "p", "format": {"type": "grammar", "syntax": "lark", "definition": "x"}},
+            {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "g"}]},
+            {"type": "local_shell"},
+            {"type": "web_search"},
+        ],
+        "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": {}}, "verbosity": "low"},
+        "reasoning": {"effort": "high", "summary": "auto"},
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 2,
+        "truncation": "auto",
+    },
+)
+RESPONSES_REQUEST = validator("ResponsesRequest")
+RESPONSES_TAKEN = validator("ResponsesRequest", components=loosened(DOCUMENT["components"]))
+
+
+def refusal_of_the_front(body):
+    """Return the error with which a request to the Responses API is refused, with its path there; None if none is."""
+    front = Responses("req_1")
+    try:
+        translate_request(front.request(json.dumps(body).encode(), strict=False), PROFILE)
+    except InvalidRequest as error:
+        return json.loads(front.error_body(error))["error"]
+    return None
+
+
+def test_whatever_is_changed_in_a_request_to_the_responses_api_the_schema_and_the_proxy_agree_on_it():
+    tried = refused = 0
+    for body in {json.dumps(body): body for request in RESPONSES for body in variants(request)}.values():
+        tried += 1
+        error = refusal_of_the_front(body)
+        if error is None:
+            assert RESPONSES_TAKEN.is_valid(body), f"taken, and not described: {body}"
+        elif error["param"] not in ("input", "tool_choice", "tool_choice.name"):
+            refused += 1
+            assert not RESPONSES_REQUEST.is_valid(body), f"described, and refused with {error['message']!r}: {body}"
+
+    assert tried > 1_000
     assert refused > tried / 10
 
 

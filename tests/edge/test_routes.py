@@ -139,3 +139,22 @@ async def test_live_answers_while_the_upstream_does_not(start_proxy):
             assert response.status == 200
 
         assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "pages"),
+    [
+        ({}, {"ui": "/ui", "metrics": "/metrics"}),
+        ({"ui": "off"}, {"metrics": "/metrics"}),
+        ({"metrics_port": 9090}, {"ui": "/ui"}),
+    ],
+)
+async def test_the_index_names_the_pages_that_there_are(start_proxy, unused_port, settings, pages):
+    proxy = await start_proxy(f"http://127.0.0.1:{unused_port}", **settings)
+
+    async with proxy.session.get(f"{proxy.url}/") as response:
+        links = (await response.json())["links"]
+    assert {name: links[name] for name in ("ui", "metrics") if name in links} == pages
+    for path in (links["docs"], *pages.values()):
+        async with proxy.session.get(f"{proxy.url}{path}") as response:
+            assert response.status == 200

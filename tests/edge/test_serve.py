@@ -93,6 +93,14 @@ async def test_the_first_line_says_where_it_listens_and_what_is_behind_it(start_
     assert "demo" not in proxy.human_line
 
 
+@pytest.mark.parametrize(("ui", "is_shown"), [("auto", True), ("off", False)])
+async def test_it_says_where_its_pages_are(start_process, ui, is_shown):
+    proxy = await start_process("--ui", ui, VLLM_BASE="http://127.0.0.1:1")
+
+    assert f"{proxy.url}/docs" in proxy.human_line
+    assert (f"{proxy.url}/ui" in proxy.human_line) is is_shown
+
+
 async def test_without_an_upstream_it_says_that_it_plays_a_demo_and_how_to_use_a_real_one(start_process):
     proxy = await start_process()
 

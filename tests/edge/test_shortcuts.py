@@ -40,6 +40,9 @@ def failed(status, **headers):
     return head(status=status, content_type="application/json", content_length=str(len(FAILED)), **headers) + FAILED
 
 
+#: A traceparent up to its span.
+SPAN_ID = r"(00-[0-9a-f]{32}-)[0-9a-f]{16}"
+
 #: name -> what the client sends, what the model server answers
 EXCHANGES = {
     "whole": (post(ASK, LAST), [whole(completion())]),
@@ -49,7 +52,7 @@ EXCHANGES = {
     "a stream and one more request": (post(ASK_STREAM) + post(ASK_STREAM, LAST), [text_stream("Hello")]),
     "a stream in pieces": (post(ASK_STREAM, LAST), [text_stream("a", "b")[:150], 0.02, text_stream("a", "b")[150:]]),
     "a repaired request": (post(ASK_REPAIRED, LAST), [text_stream("Hello")]),
-    "a trace": (post(ASK, f"traceparent: 00-{'a' * 32}-{'b' * 16}-01", LAST), [whole(completion())]),
+    "a trace": (post(ASK, f"traceparent: 00-{'a' * 32}-{'b' * 16}-01", "tracestate: a=1", LAST), [whole(completion())]),
     "HTTP/1.0": (post(ASK, version="1.0"), [whole(completion())]),
     "a stream over HTTP/1.0": (post(ASK_STREAM, version="1.0"), [text_stream("Hello")]),
     "HEAD": (b"HEAD /health/live HTTP/1.1\r\nHost: a\r\nx-request-id: same\r\nConnection: close\r\n\r\n", [b""]),
@@ -85,12 +88,18 @@ async def exchanged(start_proxy, asked, script, shortcuts):
             "sent_ms": 0,
             "ttft_ms": 0,
             "upstream_ms": 0,
+            "read_ms": 0,
+            "translate_ms": 0,
+            "connect_ms": 0 if upstream.requests else None,
+            "span_id": "",
             "replica": "",
         }
         requests = [(each.method, each.target, sorted(each.headers), each.body) for each in upstream.requests]
     port = upstream.url.rpartition(":")[2]
     got = re.sub(rb"\r\nDate: [^\r]+", b"\r\nDate: now", got.replace(port.encode(), b"PORT"))
-    return joined(got), [repr(each).replace(port, "PORT") for each in requests], line
+    got = re.sub(rb";dur=[0-9.]+", b";dur=0", got)
+    asked = [re.sub(SPAN_ID, r"\1" + "0" * 16, repr(each).replace(port, "PORT")) for each in requests]
+    return joined(got), asked, line
 
 
 def joined(got):

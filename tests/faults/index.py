@@ -402,6 +402,7 @@ FAULTS: Final[dict[str, Fault]] = {
                 "however_many_come_and_go_the_labels_are_bounded",
                 "the_bound_is_the_one_that_the_module_says",
             ),
+            *_in("observe/test_models", "models_of_the_configuration_have_a_label_and_no_other_words_do"),
         ),
     ),
     "F31": Fault(
@@ -442,12 +443,17 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "F33": Fault(
         "Only the methods and paths of a list are answered; no other reaches a model server.",
-        _in(
-            "edge/test_routes",
-            "a_path_outside_the_allow_list_is_404_in_openais_shape_and_reaches_no_upstream",
-            "a_wrong_method_is_405_with_allow",
+        (
+            *_in(
+                "edge/test_routes",
+                "a_path_outside_the_allow_list_is_404_in_openais_shape_and_reaches_no_upstream",
+                "a_wrong_method_is_405_with_allow",
+            ),
+            *_in(
+                "process/test_metrics_listener",
+                "it_answers_metrics_and_probes_and_nothing_else_and_the_main_port_no_metrics",
+            ),
         ),
-        "/metrics has no listener of its own.",
     ),
     "F34": Fault(
         "A replica's load is what runs there now, so that hot sessions do not pile up on one.",

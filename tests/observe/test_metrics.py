@@ -1,17 +1,21 @@
 """The metrics: what a finished request adds, in the words of Prometheus' own parser."""
 
 import asyncio
+import platform
 import time
 
 import prometheus_client
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from proxy import __version__
+from proxy.config import Config
 from proxy.edge.record import Record
 from proxy.errors import ProxyError
 from proxy.observe.loop_lag import watch_loop_lag
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
+from proxy.observe.processes import ABOUT
 from proxy.process.serve import new_metrics
+from tests.observe.told import samples_of, told
 
 CHAT = "/v1/chat/completions"
 
@@ -21,21 +25,8 @@ def metrics(workers=1):
 
 
 def record(**fields):
-    return Record(**{"request_id": "r", "client_ip": None, "method": "POST", "path": CHAT, "status": 200} | fields)
-
-
-async def told(counted):
-    """Return what Prometheus reads: values by name and labels' values, without the prefix and without zeros."""
-    families = list(text_string_to_metric_families((await counted.render()).decode()))
-    samples = [sample for family in families for sample in family.samples]
-    assert all(sample.name.startswith("devstral_proxy_") for sample in samples)
-    return {
-        (sample.name.removeprefix("devstral_proxy_"), *(sample.labels[name] for name in sorted(sample.labels))): (
-            sample.value
-        )
-        for sample in samples
-        if sample.value
-    }
+    usual = {"request_id": "r", "client_ip": None, "method": "POST", "path": CHAT, "model": "devstral", "status": 200}
+    return Record(**usual | fields)
 
 
 async def test_a_finished_stream_adds_all_that_is_known_of_it():
@@ -186,8 +177,9 @@ async def test_nobody_looks_after_the_end():
 
 async def test_a_gap_between_two_writes_counts_where_it_belongs():
     counted = metrics()
+    observe_gap = counted.models.gaps_of("devstral")
     for gap_s in (0.0, 0.001, 0.0301, 300.0):
-        counted.observe_gap(1000.0, 1000.0 + gap_s)
+        observe_gap(1000.0, 1000.0 + gap_s)
     values = await told(counted)
 
     assert values["inter_token_gap_seconds_count",] == 4
@@ -205,7 +197,69 @@ async def test_the_time_in_the_proxy_is_without_the_queue_and_the_model_server()
     values = await told(counted)
 
     assert values["proxy_overhead_seconds_count",] == 2
+    assert (values["queue_wait_seconds_count",], values["queue_wait_seconds_sum",]) == (1, 0.03)
     assert values["proxy_overhead_seconds_sum",] == pytest.approx(0.0005)
+
+
+async def test_what_is_counted_of_calls_and_of_model_servers():
+    counted = new_metrics()
+    counted.observe(
+        record(
+            calls_recovered=2,
+            calls_malformed=("cut", "name", "name"),
+            upstream_errors=("dns", "tls", "tls", "a new one"),
+        )
+    )
+    counted.observe(record(error="malformed_tool_call", error_type="server_error", status=502))
+    values = await told(counted)
+
+    assert values["recovered_calls_total",] == 2
+    assert {name: value for name, value in values.items() if name[0] == "malformed_calls_total"} == {
+        ("malformed_calls_total", "cut"): 1,
+        ("malformed_calls_total", "name"): 2,
+        ("malformed_calls_total", "no_name"): 1,
+    }
+    assert {name: value for name, value in values.items() if name[0] == "upstream_errors_total"} == {
+        ("upstream_errors_total", "dns"): 1,
+        ("upstream_errors_total", "tls"): 2,
+        ("upstream_errors_total", "other"): 1,
+    }
+
+
+async def test_what_a_dead_worker_could_do_is_not_told_any_more():
+    counted = metrics(workers=2)
+    for worker in (0, 1):
+        counted.use(worker)
+        counted.apply(Config(max_in_flight=10, max_queue=4, max_buffered_bytes=100))
+        counted.standing(is_ready=worker == 0, is_draining=worker == 1)
+        counted.caching(3, 5000)
+    gauges = ("max_in_flight_requests", "max_queued_requests", "max_buffered_bytes", "ready_workers")
+    gauges += ("draining_workers", "cache_entries", "cache_bytes")
+    values = await told(counted)
+    assert [values[name,] for name in gauges] == [20, 8, 200, 1, 1, 6, 10_000]
+
+    counted.forget(1)
+    values = await told(counted)
+    assert [values.get((name,), 0) for name in gauges] == [10, 4, 100, 1, 0, 3, 5000]
+    assert "2" not in counted.processes
+
+
+async def test_each_process_has_its_numbers_under_the_usual_names():
+    counted = metrics(workers=2)
+    counted.use(1)
+    samples = samples_of((await counted.render()).decode())
+    processes = {(sample.name, sample.labels["process"]) for sample in samples if sample.name.startswith("process_")}
+
+    # worker 1 has not begun
+    assert processes == {(name, process) for name in ABOUT for process in ("supervisor", "2")}
+    [info] = [sample for sample in samples if sample.name == "devstral_proxy_build_info"]
+    assert (info.labels, info.value) == ({"version": __version__, "python": platform.python_version()}, 1)
+
+
+async def test_with_one_worker_there_is_no_supervisor():
+    samples = samples_of((await metrics().render()).decode())
+
+    assert {sample.labels["process"] for sample in samples if sample.name.startswith("process_")} == {"1"}
 
 
 async def test_the_oldest_request_is_that_of_all_workers():

@@ -337,3 +337,20 @@ async def test_new_authorities_under_the_same_name_are_used_for_the_upstream(sta
     assert refused == (502, "upstream_unavailable")
     assert same is before
     assert answered == 200
+
+
+# --- the metrics' own listener
+
+
+async def test_the_metrics_own_listener_shows_the_same_certificates(certificate, trusting, start_group, unused_port):
+    flags = (*certificate("old"), "--metrics-port", str(unused_port))
+    group = await start_group(1, *flags, VLLM_BASE="http://127.0.0.1:1", WATCH_CONFIG="0")
+    group.port = unused_port
+    assert group.startup["metrics"] == f"https://{HOST}:{unused_port}/metrics"
+    async with connected(group, trusting) as client:
+        assert client.shown == "old"
+
+    certificate("new")
+    group.send(signal.SIGHUP)
+    await group.log_line("config_reloaded")
+    await until_all_show(group, trusting, "new")

@@ -27,11 +27,12 @@ HEADERS: Final = {
     b"Accept-Encoding": rb"identity",
     b"User-Agent": rb"devstral-proxy/[0-9.]+",
     b"x-request-id": rb"[A-Za-z0-9._-]{1,128}",
-    b"traceparent": rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+    b"traceparent": rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]",
+    b"tracestate": rb"[a-z0-9][\x21-\x7e][\x20-\x7e]{0,510}",
     b"Content-Length": rb"0|[1-9][0-9]*",
     b"Content-Type": rb"application/json",
 }
-_OPTIONAL: Final = {b"traceparent"}
+_OPTIONAL: Final = {b"traceparent", b"tracestate"}
 _START: Final = b"POST /v1/chat/completions HTTP/1.1"
 _LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 

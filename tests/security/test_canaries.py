@@ -43,6 +43,7 @@ from tests.fakes import (
     text_stream,
     whole,
 )
+from tests.otlp import Receiver
 from tests.security.canaries import Canaries
 from tests.store.servers import StoreServer, executables
 
@@ -81,6 +82,8 @@ class World:
         self.full_port = full_port
         self.canaries = Canaries()
         self.first, self.second = Upstream(), Upstream()
+        #: of spans
+        self.receiver = Receiver()
         self.places: dict[str, bytes] = {}
         self.answers: dict[str, bytes] = {}
         self.raised: set[str] = set()
@@ -89,10 +92,27 @@ class World:
 
     def _fill(self) -> None:
         new = self.canaries.new
-        for name in ("vllm_api_key", "key of the first", "key of the second", "batch key", "api key", "store password"):
+        for name in (
+            "vllm_api_key",
+            "key of the first",
+            "key of the second",
+            "batch key",
+            "api key",
+            "store password",
+            "key of the receiver",
+        ):
             new(f"server: {name}")
         new("server: key of a broken file")
-        for name in ("wrong key", "proxy authorization", "cookie", "x-api-key", "query", "referer", "user agent"):
+        for name in (
+            "wrong key",
+            "proxy authorization",
+            "cookie",
+            "x-api-key",
+            "query",
+            "referer",
+            "user agent",
+            "baggage",
+        ):
             new(f"client: {name}")
         for name in ("prompt", "system prompt", "picture", "arguments", "result", "tool", "user", "metadata", "answer"):
             new(f"content: {name}")
@@ -143,6 +163,8 @@ class World:
             "keys_file": json.dumps(str(self.folder / "keys.json")),
             "store_url": json.dumps(f"unix://:{canaries['server: store password']}@{self.store.socket}"),
             "log_file": json.dumps(log_file),
+            "otlp_endpoint": json.dumps(self.receiver.url),
+            "otlp_headers": json.dumps(f"authorization=Bearer%20{canaries['server: key of the receiver']}"),
             **_SETTINGS,
             **changes,
         }
@@ -188,6 +210,17 @@ class World:
         head = self.head("POST", "/v1/chat/completions", self.bearer(key), *headers)
         return await self.ask(case, head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
 
+    async def message(self, case: str, body: dict[str, Any], key: str = "alice", *, counts: bool = False) -> bytes:
+        """The same for Anthropic's API, with a key as its clients send it; "" is one that nobody knows."""
+        data = json.dumps(body).encode()
+        head = self.head("POST", "/v1/messages/count_tokens" if counts else "/v1/messages", self.bearer(""))
+        if key:
+            known = self.bearer(key).rpartition(" ")[2]
+            head = head.replace(
+                b"X-Api-Key: " + self.canaries["client: x-api-key"].encode(), b"X-Api-Key: " + known.encode()
+            )
+        return await self.ask(case, head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+
     def bearer(self, who: str) -> str:
         """The Authorization header of a principal, a token or one of the settings' keys."""
         known = {"": "", "api": self.canaries["server: api key"], "batch": self.canaries["server: batch key"]}
@@ -206,6 +239,7 @@ class World:
             f"Referer: http://x/?token={canaries['client: referer']}",
             f"User-Agent: agent/{canaries['client: user agent']}",
             f"Traceparent: 00-{'1' * 32}-{'2' * 16}-01",
+            f"Baggage: user={canaries['client: baggage']}",
             f"X-Request-Id: not plain {canaries['client: x-api-key']}",
         ]
         return "\r\n".join([*lines, ""]).encode()
@@ -227,6 +261,29 @@ class World:
                 {"role": "user", "content": [{"type": "text", "text": said["prompt"]}, picture]},
                 {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": said["thoughts"]},
                 {"role": "tool", "tool_call_id": "call_1", "content": said["result"]},
+            ],
+        } | fields
+
+    def message_request(self, **fields: Any) -> dict[str, Any]:
+        """`request()` in the words of Anthropic's API."""
+        said = {name.partition(": ")[2]: self.canaries[name] for name in self.canaries.names("content: ")}
+        schema = {"type": "object", "properties": {"command": {"type": "string", "description": said["tool"]}}}
+        picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": said["picture"]}}
+        call = {"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"command": said["arguments"]}}
+        thought = {"type": "thinking", "thinking": said["thoughts"], "signature": said["thoughts"]}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": said["result"], "is_error": True}
+        paper = {"type": "document", "title": said["prompt"], "source": {"type": "url", "url": said["prompt"]}}
+        return {
+            "model": "devstral",
+            "max_tokens": 100,
+            "metadata": {"user_id": said["user"]},
+            "context_management": {"trace": said["metadata"]},
+            "system": [{"type": "text", "text": said["system prompt"]}],
+            "tools": [{"name": "bash", "input_schema": schema}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": said["prompt"]}, picture, paper]},
+                {"role": "assistant", "content": [thought, call]},
+                {"role": "user", "content": [result]},
             ],
         } | fields
 
@@ -265,6 +322,54 @@ async def walk(world: World) -> None:
     await _strangers(world)
     await _failures_of_upstreams(world)
     await _crashes(world)
+    await _messages(world)
+
+
+async def _messages(world: World) -> None:
+    """Through the front door of Anthropic's clients, whose keys stand in a header of their own."""
+    canaries = world.canaries
+    prompt = canaries["content: prompt"]
+    both = (world.first, world.second)
+    answer = completion(canaries["content: answer"])
+    answer["choices"][0]["message"]["reasoning"] = canaries["content: thoughts"]
+    for upstream in both:
+        upstream.script = [whole(answer)]
+    for key in ("alice", "good", "api", "batch", "", "client: wrong key", "expired", "lost", "narrow"):
+        await world.message(f"a message for {key or 'a stranger'}", world.message_request(), key)
+    for upstream in both:
+        upstream.script = [text_stream(canaries["content: answer"])]
+    await world.message("a streamed message", world.message_request(stream=True))
+    bad = {
+        "no limit": {"max_tokens": None},
+        "content that is a number": {"messages": [{"role": "user", "content": 5}], "system": prompt},
+        "an unknown role": {"messages": [{"role": prompt, "content": prompt}]},
+        "a block of another role": {"messages": [{"role": "user", "content": [{"type": "tool_use", "name": prompt}]}]},
+        "a choice of another API": {"tool_choice": prompt},
+    }
+    for name, fields in bad.items():
+        await world.message(f"a message with {name}", world.message_request(**fields))
+    for name, script in _echoes(prompt).items():
+        for upstream in both:
+            upstream.script = script
+        for stream in (False, True):
+            kind = "streamed" if stream else "whole"
+            await world.message(f"upstream, {name}, for a {kind} message", world.message_request(stream=stream))
+        await world.message(f"upstream, {name}, for a count", world.message_request(), counts=True)
+    for which, upstream in (("first", world.first), ("second", world.second)):
+        error = {"message": f"The key {canaries[f'server: key of the {which}']} has expired", "code": 401}
+        upstream.script = [
+            STREAM_HEAD,
+            event(text_chunk("Hel", role="assistant")),
+            0.1,
+            event({"error": error}),
+            STREAM_END,
+        ]
+    for number in range(2):
+        await world.message(f"a message in which a key is repeated, {number}", world.message_request(stream=True))
+    for upstream in both:
+        upstream.script = [whole({"count": 9})]
+    await world.message("a count", world.message_request(), counts=True)
+    await world.message("a count for a stranger", world.message_request(), "", counts=True)
 
 
 async def _pages(world: World) -> None:
@@ -467,6 +572,9 @@ BROKEN = {
     "a store of another kind": "vllm_base = 'http://127.0.0.1:1'\nstore_url = 'mysql://:{key}@127.0.0.1/'",
     "keys that are none": 'vllm_base = \'http://127.0.0.1:1\'\nkeys = \'{{"version": 1, "keys": "{key}"}}\'',
     "an API key with spaces": "vllm_base = 'http://127.0.0.1:1'\napi_keys = 'a, {key} {key}'",
+    "a receiver with a password": "otlp_endpoint = 'http://user:{key}@127.0.0.1:1'",
+    "a receiver's header without a name": "otlp_headers = '{key}'",
+    "a receiver's header with a newline": "otlp_headers = 'a={key}%0a{key}'",
     "a batch key with a newline": 'batch_keys = "{key}\\n{key}"',
 }
 
@@ -565,6 +673,7 @@ async def lived(folder: Path, log_file: str) -> World:
         world = World(folder, store, issuers, stack.enter_context(_full()))
         store._options = ("--requirepass", world.canaries["server: store password"])
         await stack.enter_async_context(store)
+        await stack.enter_async_context(world.receiver)
         await stack.enter_async_context(world.first)
         await stack.enter_async_context(world.second)
         await issuers[1].stop()
@@ -694,6 +803,23 @@ def test_no_answer_holds_a_key_or_a_credential(world):
     assert world.canaries.sightings(world.answers, but=content) == []
 
 
+def test_a_key_in_anthropics_header_lets_in_whom_it_should(world):
+    asked = {
+        case: answer.split(b" ", 2)[1] for case, answer in world.answers.items() if case.startswith("a message for")
+    }
+
+    assert [case.rpartition(" ")[2] for case, status in asked.items() if status == b"200"] == [
+        "alice",
+        "good",
+        "api",
+        "batch",
+    ]
+    assert {status for case, status in asked.items() if case.endswith(("stranger", "wrong key", "expired"))} == {b"401"}
+    assert asked["a message for lost"] == asked["a message for narrow"] == b"403"
+    assert world.answers["a count"].endswith(b'{"input_tokens":9}')
+    assert b"message_stop" in world.answers["a streamed message"]
+
+
 def test_no_error_of_the_proxys_own_quotes_what_was_said(world):
     own = {
         case: answer
@@ -724,6 +850,19 @@ def test_the_store_holds_no_credential(world):
     assert b"devstral-proxy:limit:" in world.places["the store"]
     assert world.canaries["content: answer"].encode() in world.places["the store"]
     assert world.canaries.sightings({"the store": world.places["the store"]}, but=content) == []
+
+
+def test_the_receiver_of_spans_gets_its_own_key_and_nothing_else(world):
+    receiver, own = world.receiver, "server: key of the receiver"
+    heads = json.dumps(receiver.heads).encode()
+
+    assert {name for span in receiver.spans for name in (span.name, span.attributes.get("error.type"))} >= {
+        *("POST /v1/chat/completions", "chat devstral", "connect", "first_token", "stream", "limits", "cache"),
+        *("invalid_api_key", "upstream_timeout", "client_disconnect", "internal_error", "shutting_down"),
+    }
+    assert world.canaries[own].encode() in heads
+    assert world.canaries.sightings({"heads": heads}, but=[own]) == []
+    assert world.canaries.sightings({"spans": b"\n".join(receiver.bodies)}) == []
 
 
 def test_the_walk_went_everywhere(world):

@@ -22,6 +22,8 @@ from proxy.edge.call import EVENT_STREAM
 from proxy.edge.openapi_request import OTHERWISE
 
 CHAT = "POST /v1/chat/completions"
+RESPONSES = "POST /v1/responses"
+MESSAGES, COUNT = "POST /v1/messages", "POST /v1/messages/count_tokens"
 KEY = "sk-a-key-of-this-test-0123456789"
 CONFORMANCE = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance"),
@@ -45,9 +47,10 @@ class Tried(NamedTuple):
 def for_the_demo(document: Any) -> Any:
     """Return the document with the demo upstream's own limits: its model, and four answers at most."""
     document = json.loads(json.dumps(document))
-    properties = document["components"]["schemas"]["ChatRequest"]["properties"]
-    properties["model"]["enum"] = [MODEL, None]
-    properties["n"]["maximum"] = 4
+    schemas = document["components"]["schemas"]
+    for name in ("ChatRequest", "ResponsesRequest", "MessagesRequest", "MessagesCountRequest"):
+        schemas[name]["properties"]["model"]["enum"] = [MODEL, None]
+    schemas["ChatRequest"]["properties"]["n"]["maximum"] = 4
     return document
 
 
@@ -56,9 +59,10 @@ def to_be_answered(document: Any) -> Any:
     for name, parameter in document["components"]["parameters"].items():
         if name.endswith("timeout"):
             parameter["schema"]["pattern"] = "^[1-9][0-9]{1,3}$"
-    request = document["components"]["schemas"]["ChatRequest"]
-    request["required"].append("stream")
-    request["properties"]["stream"] = {"type": "boolean"}
+    for name in ("ChatRequest", "ResponsesRequest", "MessagesRequest"):
+        request = document["components"]["schemas"][name]
+        request["required"].append("stream")
+        request["properties"]["stream"] = {"type": "boolean"}
     return document
 
 
@@ -154,7 +158,13 @@ def is_refused_by_the_proxy(request: Tried) -> bool:
 
 def is_about_the_choice_of_a_tool(request: Tried) -> bool:
     """Which tools a request offers is not for a schema to know."""
-    return (json.loads(request.text)["error"]["param"] or "").startswith("tool_choice")
+    error = json.loads(request.text)["error"]
+    return "tool_choice" in error["message"] or (error.get("param") or "").startswith("tool_choice")
+
+
+def is_about_an_input_of_which_nothing_is_left(request: Tried) -> bool:
+    """Items without a place in a chat are left out."""
+    return request.operation == RESPONSES and json.loads(request.text)["error"]["param"] == "input"
 
 
 def wants_no_time(request: Tried) -> bool:
@@ -177,10 +187,13 @@ async def test_what_fits_the_document_is_answered_as_described_and_not_refused_b
     )
 
     assert {request.operation for request in requests} == await operations(proxy)
-    assert {request.status for request in requests if request.operation == CHAT} == {200, 400}
-    assert {request.status for request in requests if request.operation != CHAT} == {200}
+    judged = (CHAT, RESPONSES, MESSAGES, COUNT)
+    for operation in judged:
+        assert {request.status for request in requests if request.operation == operation} == {200, 400}
+    assert {request.status for request in requests if request.operation not in judged} == {200}
     refused = [request for request in requests if is_refused_by_the_proxy(request)]
-    assert [request for request in refused if not is_about_the_choice_of_a_tool(request)] == []
+    refused = [request for request in refused if not is_about_the_choice_of_a_tool(request)]
+    assert [request.text for request in refused if not is_about_an_input_of_which_nothing_is_left(request)] == []
     assert {"application/json", EVENT_STREAM} <= {request.headers["content-type"] for request in requests}
     assert proxy.log.lines("unexpected_error") == []
 
@@ -215,7 +228,7 @@ async def test_where_a_key_is_demanded_what_is_described_as_guarded_is(start_pro
     )
 
     without = {request.operation for request in requests if request.status == 401}
-    assert without == {"POST /v1/chat/completions", "GET /v1/models", "GET /health", "GET /metrics"}
+    assert without == {CHAT, RESPONSES, MESSAGES, COUNT, "GET /v1/models", "GET /health", "GET /metrics"}
 
 
 async def test_an_answer_that_is_not_as_described_is_found(proxy, tmp_path):

@@ -14,7 +14,7 @@ from proxy.config import Backend, Config
 from proxy.edge.connection import Connection
 from proxy.upstream.answer import Limits, read_whole
 from proxy.upstream.client import Connections, place_of
-from proxy.upstream.route import Asking
+from proxy.upstream.route import Asking, Leg
 from proxy.upstream.sweep import Sweep
 from tests.fakes import Do, ScriptedUpstream, completion, head, until, whole
 
@@ -44,7 +44,7 @@ async def test_the_headers_are_the_proxys_own(start_proxy):
     ("offered", "forwarded"),
     [
         (TRACE, TRACE),
-        ("cc" + TRACE[2:], "cc" + TRACE[2:]),
+        ("cc" + TRACE[2:], TRACE),
         ("ff" + TRACE[2:], None),
         (TRACE.upper(), None),
         (TRACE + "-x", None),
@@ -59,7 +59,13 @@ async def test_a_valid_trace_context_is_passed_on(start_proxy, offered, forwarde
         async with proxy.chat():
             pass
 
-        assert upstream.requests[0].header("traceparent") == forwarded
+        passed_on = upstream.requests[0].header("traceparent")
+        line = await proxy.log.line()
+        if forwarded is None:
+            assert passed_on is line["trace_id"] is line["span_id"] is None
+        else:
+            assert passed_on == f"{forwarded[:36]}{line['span_id']}{forwarded[52:]}" != forwarded
+            assert line["trace_id"] == forwarded[3:35]
 
 
 async def test_a_body_over_one_mebibyte_arrives_whole_and_without_a_warning(start_proxy):
@@ -164,8 +170,9 @@ async def test_only_one_method_sends_a_completion_and_it_wants_a_translated_requ
     """The type checker proves the rest; here only that nothing else is public."""
     public = {name for name in vars(Connections) if not name.startswith("_")}
 
-    assert public == {"open", "close", "send", "models", "is_healthy", "question"}
-    assert Connections.send.__annotations__["request"].__name__ == "UpstreamRequest"
+    assert public == {"open", "close", "send", "tokenize", "models", "is_healthy", "question"}
+    for method in (Connections.send, Connections.tokenize):
+        assert method.__annotations__["request"].__name__ == "UpstreamRequest"
 
 
 async def test_closing_leaves_no_connection_behind():
@@ -174,7 +181,7 @@ async def test_closing_leaves_no_connection_behind():
         client = Connections(backend, place_of(backend), "a", Config(), Sweep())
         await client.open()
         assert await client.is_healthy()
-        asking = Asking(None, "id", Limits(first_byte_s=5, between_bytes_s=5))
+        asking = Asking(None, "id", Limits(first_byte_s=5, between_bytes_s=5), Leg())
         async with client.models(asking) as answer:
             await read_whole(answer, 1024)
         await client.close()

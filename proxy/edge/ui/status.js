@@ -237,6 +237,10 @@ function choose(table, request) {
     request.events ? many(request.events, "event", "events") : "",
     request.finish_reason ? `finish reason ${request.finish_reason}` : "",
     (request.rules ?? []).length ? `rules ${request.rules.join(", ")}` : "",
+    request.read_ms === undefined ? "" : `read in ${lasts(request.read_ms)}`,
+    request.translate_ms === undefined ? "" : `translated in ${lasts(request.translate_ms)}`,
+    request.connect_ms === undefined ? "" : `connected in ${lasts(request.connect_ms)}`,
+    request.trace_id ? `trace ${request.trace_id}` : "",
   ];
   const found = phases(request);
   say(find("timeline-title"), `Request ${request.request_id}, ${lasts(request.duration_ms)}`);

@@ -22,9 +22,21 @@ _encode: Final = msgspec.json.Encoder().encode
 
 #: The fields of a request's record that are shown.
 _SHOWN: Final = (
-    *("request_id", "principal", "method", "path", "model", "profile", "replica", "attempts", "retried", "failover"),
+    *(
+        "request_id",
+        "trace_id",
+        "principal",
+        "method",
+        "path",
+        "model",
+        "profile",
+        "replica",
+        "attempts",
+        "retried",
+        "failover",
+    ),
     *("limit", "cache", "stream", "status", "error", "rules", "finish_reason", "events", "tokens_in", "tokens_out"),
-    *("queue_ms", "sent_ms", "ttft_ms", "upstream_ms", "duration_ms"),
+    *("queue_ms", "read_ms", "translate_ms", "sent_ms", "connect_ms", "ttft_ms", "upstream_ms", "duration_ms"),
 )
 #: Arbitrary: more rows than anybody reads. Those that are not well come first.
 _MOST_REPLICAS: Final = 200

@@ -27,6 +27,8 @@ _HOP = (
 )
 _OWN = "F37: a replica gets the proxy's own headers and none of a client's"
 _TYPE = "RFC 9110, 15.5.16"
+_TRACE = b"traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+_LONG_STATE = b"tracestate: " + b",".join(b"k%d=%b" % (n, b"v" * 99) for n in range(32))
 
 
 def _harmless(name: str, *lines: bytes, why: str = _OWN) -> Case:
@@ -76,6 +78,16 @@ CASES = (
     _harmless("two ids", b"x-request-id: a", b"x-request-id: b", why="F38: one id, whatever came"),
     _harmless("two traces", b"traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01", b"traceparent: evil"),
     _harmless("a trace that is none", b"traceparent: 00-" + b"a" * 32 + b"\tevil"),
+    _harmless("a trace with more behind it", _TRACE + b"-x\tevil: 1"),
+    _harmless("a trace of a later version", _TRACE.replace(b" 00-", b" cc-") + b"-x: y\tevil"),
+    _harmless("a trace in capitals", _TRACE.upper()),
+    _harmless("a trace with its state", _TRACE, b"tracestate: a=1,b=2", b"tracestate: c=3"),
+    _harmless("a state without a trace", b"tracestate: evil=1"),
+    _harmless("a state that is none", _TRACE, b"tracestate: a=1\tevil: 1"),
+    _harmless("a state with bytes that are not ASCII", _TRACE, b"tracestate: a=\xe9\x80"),
+    _harmless("a state that ends in code", _TRACE, b"tracestate: a=%0d%0aX: b"),
+    _harmless("a state that is too long", _TRACE, _LONG_STATE),
+    _harmless("baggage", b"baggage: evil=1"),
     # --- what the body is
     declined("header: a compressed body", post("case", b"Content-Encoding: gzip"), _TYPE, 415),
     declined("header: a form", post("case", b"Content-Type: application/x-www-form-urlencoded"), _TYPE, 415),

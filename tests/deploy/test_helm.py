@@ -1,0 +1,176 @@
+"""deploy/helm/devstral-proxy: what its manifests must be for every file of values in ci/, without a cluster."""
+
+import json
+import re
+import tomllib
+
+import msgspec
+import pytest
+import yaml
+
+from proxy import __version__
+from proxy.cli import main
+from proxy.config import SETTINGS, Config
+from tests.deploy import generated
+from tests.deploy.manifests import CHART, VALUES_NAMES, chart, run_tool, tool
+from tests.deploy.rules import RULES
+from tests.deploy.volumes import Secrets, Volumes, secrets
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
+    return secrets(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("values", ["", *VALUES_NAMES])
+def test_a_release_keeps_the_rules(values, rule):
+    rule(chart(values))
+
+
+@pytest.mark.parametrize("values", ["", *VALUES_NAMES])
+def test_the_proxy_can_use_the_settings_of_a_release(values, known, tmp_path, monkeypatch, capsys):
+    manifests = chart(values)
+    pod = manifests.proxy()
+    volumes = Volumes(manifests, pod, known, tmp_path)
+    container = pod.container("proxy")
+    for variable, value in volumes.environ(container).items():
+        monkeypatch.setenv(variable, value)
+    [_, *flags] = map(volumes.here, container["args"])
+
+    assert main(["check-config", *flags]) == 0, capsys.readouterr().err
+
+
+def test_settings_arrive_as_they_were_given():
+    """Numbers stay whole, texts with quotes and other signs stay texts, records become tables."""
+    backends = [{"url": "http://a:1", "weight": 2.5, "models": ['a "b" \\ ä <&>', "c\n"]}]
+    given = {"port": 9001, "retry_budget": 0.25, "strict": True, "max_body_bytes": 33_554_432, "backends": backends}
+    given["models"] = {"mistral/devstral.small": {"first_byte_timeout_s": 900, "timeout_s": 0}}
+    sent = tomllib.loads(chart("", "--set-json", f"config={json.dumps(given)}").settings_file())
+
+    assert given.items() <= sent.items()
+    assert isinstance(sent["port"], int)
+    msgspec.convert(sent, Config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--set", "config.prot=1"], "additional properties 'prot' not allowed"),
+        (["--set", "replicas=3"], "additional properties 'replicas' not allowed"),
+        (["--set", "mode=both"], "'gateway', 'sidecar'"),
+        (["--set", "config.port=99999"], "65,535"),
+        (["--set", "config.vllm_api_key=secret"], "additional properties 'vllm_api_key' not allowed"),
+        (["--set", "config.backends[0].api_key=secret"], "additional properties 'api_key' not allowed"),
+        (["--set", "image.digest=latest"], "does not match pattern"),
+        (["--set", "graceMarginSeconds=0"], "minimum"),
+        (["--set", "autoscaling.enabled=true", "--set", "config.max_in_flight=64"], "is never reached"),
+        (["--set", "mode=sidecar", "--set", "autoscaling.enabled=true"], "which keda scales"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(flags, says):
+    done = run_tool("helm", "template", "release", str(CHART), *flags)
+
+    assert done.returncode != 0
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(("delay", "timeout", "mode", "grace"), [(0, 0, "gateway", 25), (7.5, 600, "sidecar", 663)])
+def test_the_grace_period_follows_the_settings(delay, timeout, mode, grace):
+    config = json.dumps({"drain_delay_s": delay, "drain_timeout_s": timeout})
+    pod = chart("", "--set", f"mode={mode}", "--set-json", f"config={config}").proxy()
+
+    assert pod.spec["terminationGracePeriodSeconds"] == grace
+
+
+def test_other_settings_are_a_rollout_unless_pods_shall_take_them_over_themselves():
+    def annotations(*flags):
+        [deployment] = chart("", *flags).of("Deployment")
+        return deployment["spec"]["template"]["metadata"]["annotations"]
+
+    first, second = annotations(), annotations("--set", "config.log_level=debug")
+    assert first["checksum/config"] != second["checksum/config"]
+    assert "checksum/config" not in annotations("--set", "rollOnConfigChange=false")
+
+
+def test_with_certificates_of_clients_no_probe_is_http():
+    """The kubelet has none to show."""
+    proxy = chart("certificates").proxy().container("proxy")
+
+    assert proxy["livenessProbe"]["exec"]["command"][:2] == ["devstral-proxy", "healthcheck"]
+    assert proxy["readinessProbe"]["tcpSocket"] == {"port": "http"}
+
+
+def test_with_tls_everybody_who_asks_speaks_it():
+    manifests = chart("edge")
+    [monitor], [service] = manifests.of("ServiceMonitor"), manifests.of("Service")
+    probes = [value for key, value in manifests.proxy().container("proxy").items() if key.endswith("Probe")]
+
+    assert {probe["httpGet"]["scheme"] for probe in probes} == {"HTTPS"}
+    assert [endpoint["scheme"] for endpoint in monitor["spec"]["endpoints"]] == ["https"]
+    assert service["spec"]["ports"][0]["appProtocol"] == "https"
+
+
+def test_the_test_pod_may_pass_the_policy():
+    manifests = chart("")
+    [policy], pod = manifests.of("NetworkPolicy"), manifests.get("Pod", "release-devstral-proxy-ready")
+    allowed = [
+        end["podSelector"]["matchLabels"] for end in policy["spec"]["ingress"][0]["from"] if "podSelector" in end
+    ]
+
+    assert any(labels.items() <= pod["metadata"]["labels"].items() for labels in allowed)
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+
+
+def test_the_alerts_are_those_of_prometheus():
+    [rule] = chart("ha").of("PrometheusRule")
+
+    assert rule["spec"] == yaml.safe_load(generated.ALERTS.read_text(encoding="utf-8"))
+
+
+def test_the_schema_knows_every_setting_and_no_secret():
+    """`python -m tests.deploy.generated` makes it so."""
+    text = generated.SCHEMA.read_text(encoding="utf-8")
+    keys = {row.keys[-1] for row in SETTINGS.values()}
+
+    assert set(json.loads(text)["$defs"]["Config"]["properties"]) == keys
+    assert generated.values_schema(text) == text
+
+
+def test_every_value_is_read_and_in_the_schema():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads(generated.SCHEMA.read_text())["properties"]
+    templates = "\n".join(path.read_text() for path in sorted((CHART / "templates").rglob("*.*")))
+
+    assert set(values) == set(schema) - {"global"}
+    assert not [name for name in values if not re.search(rf"\.{name}\b", templates)]
+
+
+def test_the_chart_has_the_version_of_the_proxy():
+    facts = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert facts["appVersion"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("values", "url"), [("sidecar", "http://devstral-proxy."), ("edge", "https://devstral-proxy.")]
+)
+def test_an_installation_says_where_it_is_and_how_long_it_takes_to_end(values, url):
+    file = str(CHART / "ci" / f"{values}-values.yaml")
+    said = tool("helm", "install", "devstral-proxy", str(CHART), "--dry-run=client", "--values", file)
+    _, _, notes = said.partition("NOTES:")
+    grace = chart(values).proxy().spec["terminationGracePeriodSeconds"]
+
+    assert url in notes
+    assert f"up to {grace} s to end" in notes
+
+
+def test_helm_finds_nothing_to_complain_about(tmp_path):
+    for values in VALUES_NAMES:
+        assert "0 chart(s) failed" in tool(
+            "helm", "lint", "--strict", str(CHART), "--values", str(CHART / "ci" / f"{values}-values.yaml")
+        )
+    tool("helm", "package", str(CHART), "--destination", str(tmp_path))
+    [archive] = tmp_path.iterdir()
+    packed = run_tool("helm", "template", "release", str(archive), "--set", "prometheusRule.enabled=true")
+    assert packed.returncode == 0, packed.stderr
