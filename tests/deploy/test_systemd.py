@@ -141,7 +141,7 @@ async def test_the_service_runs_with_the_rights_of_nobody_and_has_its_credential
             assert (response.status, (await response.json())["choices"][0]["message"]["content"]) == (200, "Hello")
 
         assert shown["ActiveState"] == "active"
-        assert shown["StatusText"] == f"Serving {service.url}/v1 with 2 workers"
+        assert shown["StatusText"] == f"Serving {service.url} with 2 workers"
         assert upstream.requests[0].header("authorization") == "Bearer the-key-of-the-model-server"
         assert int(rights["Uid"].split()[0]) >= 61184  # of DynamicUser: systemd.exec(5)
         assert (rights["CapBnd"].strip("0"), rights["NoNewPrivs"], rights["Seccomp"]) == ("", "1", "2")

@@ -98,7 +98,7 @@ async def test_a_life_is_told_from_ready_to_stopping(manager, workers):
             assert response.status == 200
         assert ready == {
             "READY": "1",
-            "STATUS": f"Serving {group.url}/v1 with {workers} worker{'s' if workers > 1 else ''}",
+            "STATUS": f"Serving {group.url} with {workers} worker{'s' if workers > 1 else ''}",
         }
 
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
