@@ -230,9 +230,9 @@ bench: $(VENV)/.run-stamp ## Measure the proxy beside a bare relay and nginx, wr
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 # Each writes benchmarks/results/NAME.json; one whose program loses something does not keep the others from running.
-SECTIONS := latency throughput paced memory lag workers scrape
+SECTIONS := latency throughput paced memory lag workers scrape tracing
 
-bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams, memory, loop lag, workers and scrapes
+bench-sections: $(VENV)/.run-stamp ## Measure latency, throughput, paced streams, memory, loop lag, workers, scrapes and traces
 	@failed=; for section in $(SECTIONS); do \
 	    echo "$$section:"; $(BIN)/python -m benchmarks.$$section $(ARGS) || failed="$$failed $$section"; \
 	done; \

@@ -69,8 +69,12 @@ _LOWEST_FAILURE: Final = 500
 #: Arbitrary: the longest text of an attribute.
 _LONGEST_TEXT: Final = 256
 _PORTS: Final = {"http": 80, "https": 443}
-#: What model servers are asked, whatever the client's route was.
-_ASKED, _LISTED = "/v1/chat/completions", "/v1/models"
+#: What model servers are asked, by the client's route: method and path. All others are chats, and are asked as one.
+_ASKED: Final[Mapping[str, tuple[str, str]]] = {
+    "/v1/models": ("GET", "/v1/models"),
+    "/v1/messages/count_tokens": ("POST", "/tokenize"),
+}
+_CHAT_ASKED: Final = ("POST", "/v1/chat/completions")
 
 
 class Request(Protocol):
@@ -144,8 +148,8 @@ def pieces_of(request: Request, origin: Origin, watch: Watch, ended: float, sche
     is_failure = request.status >= _LOWEST_FAILURE or request.error_type == "server_error"
     error = {} if request.error is None else {"error.type": _error_type(request.error, request.status)}
     facts = _facts_of(request, scheme) | error
-    method, route = _method(request), request.path.rstrip("/")
-    name = f"{'HTTP' if method == _OTHER else method} {route}"
+    method = _method(request)
+    name = f"{'HTTP' if method == _OTHER else method} {_route(request)}"
     yield Piece(name, "SERVER", origin.span_id, None, watch.started, ended, facts, is_failure)
     for name, lap_began, lap_ended in watch.laps:
         if name != "admit" and (name != "queue" or request.queue_ms is not None):
@@ -162,8 +166,8 @@ def _facts_of(request: Request, scheme: str) -> dict[str, Any]:
     facts = {name: _told(value) for name, field in _FACTS if (value := getattr(request, field)) not in (None, ())}
     facts["url.scheme"] = scheme
     facts["http.request.method"] = _method(request)
-    facts["http.route"] = request.path.rstrip("/")
-    if request.method == "POST":
+    facts["http.route"] = _route(request)
+    if request.method == "POST" and _is_chat(request):
         facts |= _CHAT
     if request.finish_reason is not None:
         facts["gen_ai.response.finish_reasons"] = request.finish_reason.split(",")
@@ -178,7 +182,7 @@ def _pieces_of_leg(request: Request, leg: Leg, number: int, parent_id: str | Non
     span_id = None if leg.traceparent is None else leg.traceparent[36:52]
     ended = over if leg.ended_at is None else leg.ended_at
     is_failure = leg.error is not None
-    name = f"chat {request.model}" if request.model is not None else request.method
+    name = f"chat {request.model}" if _is_chat(request) else " ".join(_asked(request))
     facts = _facts_of_leg(request, leg, number)
     yield Piece(_tame(name), "CLIENT", span_id, parent_id, leg.began_at, ended, facts, is_failure)
     since = leg.began_at
@@ -195,16 +199,18 @@ def _pieces_of_leg(request: Request, leg: Leg, number: int, parent_id: str | Non
 
 
 def _facts_of_leg(request: Request, leg: Leg, number: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {"devstral.proxy.replica": _tame(leg.replica), "http.request.method": request.method}
+    method, path = _asked(request)
+    facts: dict[str, Any] = {"devstral.proxy.replica": _tame(leg.replica), "http.request.method": method}
     if leg.url.startswith("unix:"):
         facts["server.address"] = leg.url.removeprefix("unix:")
     else:
         url = urlsplit(leg.url)
         facts["server.address"] = url.hostname
         facts["server.port"] = url.port or _PORTS[url.scheme]
-        facts["url.full"] = leg.url + (_ASKED if request.method == "POST" else _LISTED)
-    if request.model is not None:
+        facts["url.full"] = leg.url + path
+    if _is_chat(request):
         facts |= _CHAT
+    if request.model is not None:
         facts["gen_ai.request.model"] = _tame(request.model)
     if leg.status is not None:
         facts["http.response.status_code"] = leg.status
@@ -213,6 +219,18 @@ def _facts_of_leg(request: Request, leg: Leg, number: int) -> dict[str, Any]:
     if leg.error is not None:
         facts["error.type"] = _error_type(leg.error, leg.status)
     return facts
+
+
+def _route(request: Request) -> str:
+    return request.path.rstrip("/")
+
+
+def _asked(request: Request) -> tuple[str, str]:
+    return _ASKED.get(_route(request), _CHAT_ASKED)
+
+
+def _is_chat(request: Request) -> bool:
+    return _route(request) not in _ASKED
 
 
 def _method(request: Request) -> str:

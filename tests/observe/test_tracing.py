@@ -264,11 +264,52 @@ async def test_the_list_of_models_is_traced_and_probes_are_not(start_proxy, rece
         for path in ("/livez", "/health", "/metrics", "/v1/nowhere", "/v1/models"):
             async with proxy.session.get(proxy.url + path) as response:
                 await response.read()
-        spans = await receiver.trace(TRACE_ID, "GET /v1/models", "GET", "first_token")
+        spans = await receiver.trace(TRACE_ID, "GET /v1/models", "GET /v1/models", "first_token")
 
-    assert {span.name for span in receiver.spans} == {"GET /v1/models", "GET", "connect", "first_token"}
-    assert named(spans, "GET").attributes["url.full"] == f"{upstream.url}/v1/models"
-    assert not [name for name in named(spans, "GET /v1/models").attributes if name.startswith("gen_ai")]
+    assert {span.name for span in receiver.spans} == {"GET /v1/models", "connect", "first_token"}
+    root, attempt = (next(span for span in spans if span.kind == kind) for kind in ("SERVER", "CLIENT"))
+    assert attempt.parent_id == root.span_id
+    assert attempt.attributes["url.full"] == f"{upstream.url}/v1/models"
+    assert not [name for span in spans for name in span.attributes if name.startswith("gen_ai")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/responses", {"input": "Hi"}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_other_front_doors_are_chats_too(start_proxy, receiver, path, body, stream):
+    async with ScriptedUpstream([STREAM if stream else whole_answer(completion())]) as upstream:
+        proxy = await start_proxy(upstream.url, otlp_endpoint=receiver.url)
+        proxy.session.headers.update(SAMPLED)
+        asked = {"model": "devstral", "stream": stream, **body}
+        async with proxy.session.post(proxy.url + path, json=asked) as response:
+            assert (response.status, "upstream;dur=" in response.headers["Server-Timing"]) == (200, True)
+            await response.read()
+        phases = ("connect", "first_token", *(["stream"] if stream else []))
+        spans = await receiver.trace(TRACE_ID, f"POST {path}", *BODY, CHAT, *phases)
+
+    assert tree(spans) == {PARENT_ID: [f"POST {path}"], f"POST {path}": [*BODY, CHAT], CHAT: [*phases]}
+    assert named(spans, f"POST {path}").attributes["gen_ai.operation.name"] == "chat"
+    assert named(spans, CHAT).attributes["url.full"] == f"{upstream.url}/v1/chat/completions"
+    assert upstream.requests[0].header("traceparent") == f"00-{TRACE_ID}-{named(spans, CHAT).span_id}-01"
+
+
+async def test_counting_tokens_is_no_chat(start_proxy, receiver):
+    async with ScriptedUpstream([whole_answer({"count": 5, "max_model_len": 9, "tokens": [1]})]) as upstream:
+        proxy = await start_proxy(upstream.url, otlp_endpoint=receiver.url)
+        proxy.session.headers.update(SAMPLED)
+        asked = {"model": "devstral", "messages": [{"role": "user", "content": "Hi"}]}
+        async with proxy.session.post(f"{proxy.url}/v1/messages/count_tokens", json=asked) as response:
+            assert response.status == 200
+        name = "POST /v1/messages/count_tokens"
+        spans = await receiver.trace(TRACE_ID, name, "POST /tokenize", "first_token")
+
+    assert named(spans, "POST /tokenize").attributes["url.full"] == upstream.url + upstream.requests[0].target
+    assert not [span for span in spans if "gen_ai.operation.name" in span.attributes]
 
 
 async def test_an_opentelemetry_client_and_model_server_stand_around_it_in_one_trace(start_proxy, receiver):
