@@ -43,7 +43,7 @@ from proxy.observe.tracing import Count, Logger
 from proxy.wire.trace_context import SAMPLED, TraceContext, new_span_id
 
 #: Arbitrary: how long the end of a process may wait for the receiver. Less than what the supervisor has for such
-#: (process/supervisor.py, _MARGIN_S).
+#: (process/ending.py, MARGIN_S).
 FLUSH_S: Final = 3.0
 
 _NAME: Final = "devstral-proxy"

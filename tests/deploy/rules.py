@@ -8,8 +8,7 @@ from typing import Any
 
 from proxy.config import SETTINGS, Config
 from proxy.observe.metrics import SHED, Metrics
-from proxy.process.ending import FAREWELL_S
-from proxy.process.supervisor import _MARGIN_S
+from proxy.process.ending import longest_end_s
 from tests.deploy.generated import ALERTS
 from tests.deploy.manifests import NAMESPACE, Manifest, Manifests
 
@@ -27,7 +26,7 @@ def the_environment_holds_settings(manifests: Manifests) -> None:
 def the_pod_has_longer_to_end_than_the_proxy_takes(manifests: Manifests) -> None:
     config = _config(manifests)
     pod = manifests.proxy()
-    takes_s = config.drain_delay_s + config.drain_timeout_s + FAREWELL_S + _MARGIN_S
+    takes_s = longest_end_s(config, at_once=False)
     if len(pod.containers) > 1:
         takes_s += 30  # what vLLM may take behind or before it
     assert pod.spec["terminationGracePeriodSeconds"] > takes_s

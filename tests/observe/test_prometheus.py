@@ -116,7 +116,8 @@ async def _run(*command, stdin=b""):
 
 
 def readme_block(language):
-    [block] = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    section = README.partition("\n### Prometheus\n")[2].partition("\n## ")[0]
+    [block] = re.findall(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     return block
 
 
