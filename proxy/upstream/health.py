@@ -124,4 +124,7 @@ class Keeper:
             # what was known goes on: a name server that is away must not take the replicas with it
             self._pool.note("name_not_resolved", backend=backend.name, error=exc.strerror or type(exc).__name__)
             return
+        known = set(self._pool.replicas)
         await self._pool.readdress(backend, addresses)
+        # Who is new is not ready until it was looked at, and the next round may be far away.
+        await asyncio.gather(*(self._look_at(replica) for replica in self._pool.replicas if replica not in known))

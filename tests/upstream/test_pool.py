@@ -302,6 +302,18 @@ async def test_every_address_of_a_name_is_a_replica_and_they_follow_the_name(sta
         await until(lambda: [replica.name for replica in proxy.edge.pool.replicas] == [f"127.0.0.2:{port}"])
 
 
+async def test_what_a_name_stands_for_is_looked_at_when_it_is_found_and_not_a_round_later(start_proxy, monkeypatch):
+    async def addresses(url, timeout_s):
+        return ("127.0.0.1",)
+
+    monkeypatch.setattr("proxy.upstream.health.addresses_of", addresses)
+    async with ScriptedUpstream(answering("1")) as a:
+        backends = (Backend(url=f"http://vllm.example:{a.url.rpartition(':')[2]}", dns=True),)
+        proxy = await start_proxy("", backends=backends, health_interval_s=3600)
+
+        await until(lambda: proxy.edge.pool.is_ready)
+
+
 async def test_a_name_without_addresses_is_502_that_says_so(start_proxy, monkeypatch):
     async def addresses(url, timeout_s):
         raise TimeoutError
