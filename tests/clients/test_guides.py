@@ -77,7 +77,7 @@ AGENTS = [
     of_python("langchain", "LangChain", "", LANGSMITH_TRACING="false"),
     of_npm("ai-sdk", "Vercel AI SDK", "", ""),
     Agent("openai", "OpenAI SDK", ".venv/bin", f"AssistantMessage: refusal: {EXTRA}", {}),
-    of_python("openai-agents", "OpenAI Agents SDK", "", OPENAI_AGENTS_DISABLE_TRACING="1"),
+    of_python("openai-agents", "OpenAI Agents SDK", "POST /v1/responses", OPENAI_AGENTS_DISABLE_TRACING="1"),
     of_python("litellm", "LiteLLM SDK", f"AssistantMessage: provider_specific_fields: {EXTRA}", **LITELLM),
 ]
 #: The openai SDK is in the environment of the tests; the others are set up by `make test-clients`.
