@@ -13,7 +13,7 @@ import pytest
 from proxy.process.address import HeldAddress, PassedSockets, address_of
 from tests.edge.test_serve import run_proxy
 from tests.fakes import DONE, STREAM_END, STREAM_HEAD, ScriptedUpstream, completion, event, text_chunk, whole
-from tests.process.conftest import DEADLINE_S, Group, ended, running
+from tests.process.conftest import DEADLINE_S, Group, ended, running, until
 
 BEGIN = [STREAM_HEAD, event(text_chunk("a"))]
 END = [event(text_chunk("b")), event(text_chunk("", finish="stop")), DONE, STREAM_END]
@@ -77,6 +77,7 @@ async def test_one_instance_takes_over_from_another_and_no_request_fails(old_wor
         old.send(signal.SIGTERM)
         draining = await old.log_line("draining")
         asked_before = len(clients.statuses)
+        await until(lambda: len(clients.statuses) > asked_before)
         await clients.finish()
         released.set()
         whole_stream = await stream.read()
