@@ -108,11 +108,12 @@ async def test_a_key_that_is_typed_in_is_sent_and_gone_with_the_page(browser, st
     url = (await start_proxy(demo.url, api_keys=KEY)).url
     page = await opened_chat(browser, url, "plain")
     await page.click(".auth-wrapper .authorize")
-    await page.wait_for("document.querySelector('.modal-ux input')")
+    # the first is the bearer's, the other one is for Anthropic's routes
+    await page.wait_for("document.querySelectorAll('.modal-ux input').length === 2")
     await page.click(".modal-ux input")
     await page.type(KEY)
     await page.click(".modal-ux .authorize")
-    await page.wait_for("!document.querySelector('.modal-ux input')")
+    await page.wait_for("document.querySelectorAll('.modal-ux input').length === 1")
     await page.click(".modal-ux .btn-done")
     await page.wait_for("!document.querySelector('.modal-ux')")
     status, body, snippet = await sent(page)
