@@ -14,7 +14,7 @@ from proxy.edge.openapi_request import OTHERWISE, UPSTREAM, ref
 from proxy.errors import ProxyError
 from proxy.fronts.messages_answer import SIGNATURE
 from proxy.fronts.messages_errors import error_object
-from proxy.fronts.messages_wire import LARGEST
+from proxy.fronts.numbers import LARGEST
 
 Json = dict[str, Any]
 

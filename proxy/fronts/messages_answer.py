@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from proxy.errors import UpstreamProtocolError
-from proxy.fronts.messages_wire import LARGEST
+from proxy.fronts.numbers import counter
 from proxy.wire.chat import encode, is_json_object
 from proxy.wire.completion import Call, Message
 
@@ -99,17 +99,13 @@ def usage_of(usage: Mapping[str, Any] | None) -> dict[str, int]:
     """Return usage in Anthropic's words, where what came from the cache is not among `input_tokens`; 0 is unknown."""
     counters = usage or {}
     details = counters.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
+    cached = counter(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
     return {
-        "input_tokens": max(0, _count(counters.get("prompt_tokens")) - cached),
+        "input_tokens": max(0, counter(counters.get("prompt_tokens")) - cached),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
-        "output_tokens": _count(counters.get("completion_tokens")),
+        "output_tokens": counter(counters.get("completion_tokens")),
     }
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 < value <= LARGEST else 0
 
 
 def _blocks(message: Message) -> list[dict[str, Any]]:
@@ -136,19 +132,11 @@ def text_in(message: Message) -> str:
 
 
 def arguments_of(call: Call) -> str:
-    """
-    Return the arguments of a call, or a part of them. Not every server writes them as text.
-
-    Raises:
-        UpstreamProtocolError: they hold a number that cannot be written again.
-    """
+    """Return the arguments of a call, or a part of them. Not every server writes them as text."""
     arguments = call.function.arguments if call.function else None
     if arguments is None or isinstance(arguments, str):
         return arguments or ""
-    try:
-        return encode(arguments).decode()
-    except OverflowError:
-        raise UpstreamProtocolError("The model server sent a number that is out of range.") from None
+    return encode(arguments).decode()
 
 
 def tool_use(call: Call, given: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ A request of Anthropic's Messages API becomes a chat completion request.
 Roles, ids, pairs and what else Mistral's servers demand are left to the rules of chat completions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from proxy.fronts.messages_wire import (
     Format,
     Request,
     Tool,
+    ToolChoice,
     Turn,
     blocks_of,
     decode_request,
@@ -147,9 +148,9 @@ _FORMS: Final[Mapping[str, Callable[[Turn, Said], list[dict[str, Any]]]]] = Mapp
 def _add_tools(chat: dict[str, Any], request: Request, rewrites: Rewrites) -> None:
     places = server_tools_dropped(request.tools or [], rewrites)
     tools = [_function(tool, path, rewrites) for path, tool in places.items()]
-    choice = request.tool_choice
-    if choice is not None and choice.type == "tool" and choice.name is None:
+    if (asked := request.tool_choice) is not None and asked.type == "tool" and asked.name is None:
         raise refused("tool_choice", "name: Field required")
+    choice = choice_of_server_tool_dropped(request, {tool.name for tool in places.values()}, rewrites)
     if not tools:
         return
     chat["tools"] = tools
@@ -205,9 +206,18 @@ def foreign_members_dropped(members: Mapping[str, Any], rewrites: Rewrites) -> N
 
 
 def billing_header_dropped(system: list[Block], rewrites: Rewrites) -> list[Block]:
-    """A system block of Claude Code that is for Anthropic's billing is left out: it differs from turn to turn."""
-    kept = [block for block in system if not (block.text or "").startswith(_BILLING)]
-    rewrites.ran(billing_header_dropped, "system" if len(kept) < len(system) else None)
+    """Claude Code's line for Anthropic's billing is left out of `system`: it differs from turn to turn."""
+    kept, found = [], False
+    for block in system:
+        text = block.text or ""
+        if text.startswith(_BILLING):
+            found = True
+            text = text.partition("\n")[2]
+            if not text.strip():
+                continue
+            block = msgspec.structs.replace(block, text=text)
+        kept.append(block)
+    rewrites.ran(billing_header_dropped, "system" if found else None)
     return kept
 
 
@@ -217,6 +227,20 @@ def server_tools_dropped(tools: list[Tool], rewrites: Rewrites) -> Mapping[str, 
     own = {path: tool for path, tool in places.items() if tool.type in (None, "custom")}
     rewrites.ran(server_tools_dropped, next((path for path in places if path not in own), None))
     return own
+
+
+def choice_of_server_tool_dropped(
+    request: Request, offered: Collection[str | None], rewrites: Rewrites
+) -> ToolChoice | None:
+    """A `tool_choice` of a tool that is left out, or of none where no tools are, is left to the model."""
+    choice = request.tool_choice
+    if choice is None:
+        return None
+    is_listed = any(tool.name == choice.name for tool in request.tools or ())
+    if offered and (choice.type != "tool" or choice.name in offered or not is_listed):
+        return choice
+    rewrites.ran(choice_of_server_tool_dropped, "tool_choice")
+    return ToolChoice("auto", disable_parallel_tool_use=choice.disable_parallel_tool_use)
 
 
 def thinking_budget_dropped(request: Request, rewrites: Rewrites) -> None:
@@ -239,5 +263,6 @@ MESSAGES_RULES: Final[tuple[Callable[..., Any], ...]] = (
     unreadable_block_to_line,
     server_tools_dropped,
     input_examples_dropped,
+    choice_of_server_tool_dropped,
     thinking_budget_dropped,
 )

@@ -12,13 +12,9 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from proxy.errors import InvalidRequest
+from proxy.fronts.numbers import LARGEST
 
 T = TypeVar("T")
-
-
-#: The largest number that can be written again.
-LARGEST: Final = 2**63 - 1
-
 
 _Limit: Final = msgspec.Meta(ge=1, le=LARGEST)
 

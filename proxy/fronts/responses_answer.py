@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from proxy.errors import UpstreamProtocolError
+from proxy.fronts.numbers import counter
 from proxy.fronts.responses_asked import Called, Json, Said
 from proxy.fronts.responses_items import (
     OUTPUT_TEXT,
@@ -117,7 +118,8 @@ class Answer:
         Take a message, or what a chunk adds to it.
 
         Raises:
-            UpstreamProtocolError: with it the answer takes more than `LONGEST_ANSWER` bytes.
+            UpstreamProtocolError: with it the answer takes more than `LONGEST_ANSWER` bytes, or it is for a call that
+                was whole.
         """
         if thought := said.reasoning or said.reasoning_content:
             self._write(self._thought, thought, [])
@@ -132,14 +134,15 @@ class Answer:
             self._call(call, position)
 
     def finish(self, reason: str) -> None:
-        """Nothing more will be said: all items are whole, but for the last of an answer that was cut."""
+        """Nothing more will be said: all items are whole, but in an answer that was cut the last and half calls."""
         if not any(item for item in self._items if not _is_thought(item)):
             self._text_item(OUTPUT_TEXT).grow(OUTPUT_TEXT, "", [])
         cut_by = _CUT_BY.get(reason)
         last = self._items[-1]
         for item in self._items:
             if item.is_open:
-                item.close("incomplete" if cut_by and item is last else "completed")
+                is_cut = cut_by and (item is last or (isinstance(item, FunctionItem) and not item.is_whole()))
+                item.close("incomplete" if is_cut else "completed")
         self._head["incomplete_details"] = None if cut_by is None else {"reason": cut_by}
         self.state = State.FINISHED
 
@@ -211,6 +214,8 @@ class Answer:
         if item.is_open:
             self._count(piece)
             item.grow(piece)
+        elif piece.strip():
+            raise UpstreamProtocolError("The model server went on with a call that was whole.")
 
     def _custom_call(self, call: Call) -> None:
         self._close_before_another()
@@ -292,5 +297,4 @@ def _usage(usage: Json | None) -> Json | None:
 
 
 def _number(counters: Any, name: str) -> int:
-    value = counters.get(name) if isinstance(counters, dict) else None
-    return value if isinstance(value, int) else 0
+    return counter(counters.get(name)) if isinstance(counters, dict) else 0

@@ -23,6 +23,9 @@ _ROLES: Final = ("user", "assistant", "system", "developer")
 #: Parts of text, and the key that holds it. Others are in the form that the rules of the chat read.
 _TEXTS: Final = MappingProxyType({"input_text": "text", "output_text": "text", "text": "text"})
 
+#: What the chat's rules read as a `stream` that is true.
+_STREAMS: Final = frozenset({"true", "1"})
+
 _LOGPROBS: Final = "message.output_text.logprobs"
 
 
@@ -50,7 +53,7 @@ class ChatRequest:
         members["messages"] = self.messages
         if asked.tools:
             members["tools"] = [_tool(tool) for tool in asked.tools]
-        if members.get("stream"):
+        if str(members.get("stream")).lower() in _STREAMS:
             members["stream_options"] = {"include_usage": True}
         for name, read in _READS.items():
             if asked.members.get(name) is not None:

@@ -95,7 +95,8 @@ def namespace_to_names(asked: Asked) -> str | None:
     """Tools of a `namespace` are called NAMESPACE__NAME; its description goes before that of its first tool (F2)."""
     changed = next((tool.path for tool in asked.tools if tool.value["type"] == "namespace"), None)
     if changed is not None:
-        asked.tools = [inner for tool in asked.tools for inner in _without_namespace(tool, asked.names)]
+        taken = _names_of(asked.tools)
+        asked.tools = [inner for tool in asked.tools for inner in _without_namespace(tool, asked.names, taken)]
     for item in asked.items:
         if isinstance(namespace := item.value.get("namespace"), str) and isinstance(
             name := item.value.get("name"), str
@@ -110,7 +111,13 @@ def namespace_to_names(asked: Asked) -> str | None:
     return changed
 
 
-def _without_namespace(tool: Placed, names: dict[str, Called]) -> list[Placed]:
+def _names_of(tools: list[Placed]) -> frozenset[str]:
+    """Return the names of the tools that a chat can offer as they are."""
+    names = (tool.value.get("name") for tool in tools if tool.value["type"] in _OFFERED)
+    return frozenset(name for name in names if isinstance(name, str))
+
+
+def _without_namespace(tool: Placed, names: dict[str, Called], taken: frozenset[str]) -> list[Placed]:
     if tool.value["type"] != "namespace":
         return [tool]
     namespace, about = tool.value.get("name"), tool.value.get("description")
@@ -123,7 +130,10 @@ def _without_namespace(tool: Placed, names: dict[str, Called]) -> list[Placed]:
             raise InvalidRequest("A tool needs a `name` that is a string.", param=f"{path}.name")
         value["name"] = _joined(namespace, name)
         kind = "custom_tool_call" if value["type"] == "custom" else "function_call"
-        names.setdefault(value["name"], Called(kind, name, namespace))
+        called = Called(kind, name, namespace)
+        # The same tool again is left to the rules of the chat.
+        if value["name"] in taken or names.setdefault(value["name"], called) != called:
+            raise InvalidRequest(f"Two tools would be called `{value['name'][:80]}`.", param=path)
     if inner and isinstance(about, str) and about:
         first = inner[0].value
         first["description"] = _paragraphs(f"{namespace}: {about}", first.get("description"))
@@ -146,16 +156,19 @@ def _choices(choice: Any) -> list[Json]:
 def local_shell_to_function(asked: Asked) -> str | None:
     """The tool `local_shell`, which the client runs, is a function with the arguments of its action (F3)."""
     changed: str | None = None
+    taken = _names_of(asked.tools)
     for i, (path, tool) in enumerate(asked.tools):
         if tool["type"] == "local_shell":
+            if LOCAL_SHELL in taken:
+                raise InvalidRequest(f"Two tools would be called `{LOCAL_SHELL}`.", param=path)
             function = {"type": "function", "name": LOCAL_SHELL, "parameters": _SHELL_PARAMETERS}
             asked.tools[i] = Placed(path, {**function, "description": "Run a command on the user's machine."})
             asked.names[LOCAL_SHELL] = Called("local_shell_call", LOCAL_SHELL)
             changed = changed or path
-    choice = asked.members.get("tool_choice")
-    if isinstance(choice, dict) and choice.get("type") == "local_shell":
-        asked.members["tool_choice"] = {"type": "function", "name": LOCAL_SHELL}
-        changed = changed or "tool_choice"
+    for chosen in _choices(asked.members.get("tool_choice")):
+        if chosen.get("type") == "local_shell":
+            chosen |= {"type": "function", "name": LOCAL_SHELL}
+            changed = changed or "tool_choice"
     return changed
 
 

@@ -19,6 +19,7 @@ from tests.strategies import texts
 
 CASES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "cases/messages").glob("*.json"))}
 HI = {"role": "user", "content": "Hi"}
+CHOICE_OF_G = {"type": "tool", "name": "g"}
 
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -86,6 +87,12 @@ def test_a_number_of_a_tools_input_stays_as_it_was_written():
     (message,) = json.loads(chat_request(body, strict=False).body)["messages"]
 
     assert message["tool_calls"][0]["function"]["arguments"].encode() == text
+
+
+def test_the_choice_of_a_tool_that_was_never_listed_is_left_to_the_chat_which_refuses_it():
+    got = translated({"max_tokens": 1, "messages": [HI], "tools": [{"name": "f"}], "tool_choice": CHOICE_OF_G})
+
+    assert (json.loads(got.body)["tool_choice"]["function"]["name"], got.rules) == ("g", ())
 
 
 def test_counting_needs_no_limit():

@@ -501,6 +501,43 @@ def test_the_last_item_of_an_answer_that_was_cut_is_incomplete(cut):
     )
 
 
+@pytest.mark.parametrize("reason", ["length", "content_filter", "tool_calls"])
+def test_every_call_that_an_end_has_cut_is_incomplete(reason):
+    begun = [call(0, "f", "{", "a"), call(1, "f", "{}", "b"), call(2, "f", "{", "c")]
+    chunks = [SAID, *(chunk(tool_calls=[each]) for each in begun), chunk(tool_calls=[call(3, "f", "{}", "d")])]
+    final = check_invariants(played(front(), stream(*chunks, chunk(reason))))
+
+    cut = "completed" if reason == "tool_calls" else "incomplete"
+    assert [item["status"] for item in final["output"]] == [cut, "completed", cut, cut]
+
+
+@pytest.mark.parametrize("late", ["x", "{}", {"a": 1}])
+def test_more_of_a_call_that_was_whole_fails_the_answer(late):
+    chunks = [chunk(tool_calls=[call(0, "f", "{}", "a")]), chunk(tool_calls=[call(1, "f", "{}", "b")])]
+    events = played(front(), stream(SAID, *chunks, chunk(tool_calls=[call(0, None, late)]), chunk("tool_calls")))
+
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["message"] == "The model server went on with a call that was whole."
+
+
+def test_space_behind_a_call_that_was_whole_is_nothing():
+    chunks = [chunk(tool_calls=[call(0, "f", "{}", "a")]), chunk(tool_calls=[call(1, "f", "{}", "b")])]
+    events = played(front(), stream(SAID, *chunks, chunk("tool_calls", tool_calls=[call(0, None, " \n")])))
+
+    assert check_invariants(events)["status"] == "completed"
+
+
+@pytest.mark.parametrize("count", [None, -1, "9", 1.5, 10**30, [], True])
+def test_a_counter_that_is_none_is_zero(count):
+    usage = {"prompt_tokens": 3, "completion_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}
+    answer = json.loads(front().whole(whole_of([chunk("stop", content="Hi"), chunk(usage=usage)])))
+
+    used = answer["usage"]
+    assert (used["input_tokens"], used["output_tokens"], used["total_tokens"]) == (3, 0, 3)
+    assert used["input_tokens_details"]["cached_tokens"] == 0
+    assert used["output_tokens"] is not False
+
+
 def test_an_answer_of_thoughts_alone_has_an_empty_message_too():
     final = check_invariants(played(front(), stream(SAID, chunk(reasoning="Hm"), chunk("stop"))))
 

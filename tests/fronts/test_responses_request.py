@@ -8,7 +8,7 @@ from proxy.errors import InvalidRequest, PayloadTooLarge
 from proxy.fronts.responses import Responses, client_param
 from proxy.fronts.responses_rules import RESPONSES_RULES
 from proxy.fronts.rewrites import reason_of
-from proxy.translate.profile import build_profile
+from proxy.translate.profile import PROFILE_NAMES, build_profile
 from proxy.translate.request import translate_request
 
 PROFILE = build_profile("vllm-mistral-tokenizer")
@@ -230,6 +230,56 @@ def test_the_local_shell_is_a_function():
     assert rules == ("local_shell_to_function",)
 
 
+def test_the_local_shell_may_be_one_of_the_allowed_tools():
+    choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "local_shell"}]}
+
+    chat, rules = asked({"input": "Hi", "tools": [{"type": "local_shell"}], "tool_choice": choice})
+
+    assert chat["tool_choice"] == choice | {"tools": [{"type": "function", "name": "local_shell"}]}
+    assert rules == ("local_shell_to_function",)
+
+
+def test_a_tool_that_is_listed_twice_is_left_to_the_rules_of_the_chat():
+    namespace = {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "f"}]}
+
+    chat, _ = asked({"input": "Hi", "tools": [namespace, namespace]})
+
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["a__f", "a__f"]
+
+
+def test_the_name_of_a_tool_that_is_not_offered_is_free():
+    namespace = {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "f"}]}
+
+    chat, _ = asked({"input": "Hi", "tools": [{"type": "mcp", "name": "a__f"}, namespace]})
+
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["a__f"]
+
+
+@pytest.mark.parametrize("profile", PROFILE_NAMES)
+@pytest.mark.parametrize(
+    ("given", "streams"),
+    [("false", False), ("False", False), (0, False), (None, False), ("true", True), (1, True), (True, True)],
+)
+def test_a_stream_is_what_the_chat_reads_as_one(given, streams, profile):
+    body = Responses("req_1").request(json.dumps({"input": "Hi", "stream": given}).encode(), strict=False)
+
+    request = translate_request(body, build_profile(profile))
+
+    assert request.stream is streams
+    assert "stream_options" not in json.loads(request.body) or streams
+    assert request.expectation.usage_wanted or not streams
+
+
+@pytest.mark.parametrize("given", ["x", [], {}, 2, 0.5])
+def test_a_stream_that_is_neither_true_nor_false_is_refused_with_its_path(given):
+    body = Responses("req_1").request(json.dumps({"input": "Hi", "stream": given}).encode(), strict=False)
+
+    with pytest.raises(InvalidRequest) as refused:
+        translate_request(body, PROFILE)
+
+    assert refused.value.param == "stream"
+
+
 def test_items_without_a_place_in_a_chat_are_left_out_and_tools_among_items_are_offered():
     items = [
         {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "f"}]},
@@ -289,6 +339,19 @@ REFUSED = {
     "a tool without a name in a namespace": (
         {"input": "Hi", "tools": [{"type": "namespace", "name": "n", "tools": [{"type": "custom"}]}]},
         "tools[0].tools[0].name"),
+    "a namespaced tool with the name of a function": (
+        {"input": "Hi", "tools": [
+            {"type": "namespace", "name": "a", "tools": [
+                {"type": "function", "name": "e"}, {"type": "function", "name": "f"}]},
+            {"type": "function", "name": "a__f"}]},
+        "tools[0].tools[1]"),
+    "tools of two namespaces with one name": (
+        {"input": "Hi", "tools": [
+            {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "f"}]},
+            {"type": "namespace", "name": "a__", "tools": [{"type": "function", "name": "f"}]}]},
+        "tools[1].tools[0]"),
+    "the local shell beside a function of its name": (
+        {"input": "Hi", "tools": [{"type": "function", "name": "local_shell"}, {"type": "local_shell"}]}, "tools[1]"),
     "an unknown format": ({"input": "Hi", "text": {"format": {"type": "yaml"}}}, "text.format.type"),
     "a text that is none": ({"input": "Hi", "text": "x"}, "text"),
     "an effort that is a word": ({"input": "Hi", "reasoning": "high"}, "reasoning"),
