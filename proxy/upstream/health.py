@@ -7,11 +7,13 @@ Looks after the replicas while requests run: three tasks of one owner, `Keeper`.
 
 A busy replica may miss a look: three in a row count. One that refuses the connection is out at once.
 A replica is stuck when requests run there and none has had a byte for `wedge_timeout_s`.
+A task that fails is logged, `keeper_failed`, and begins again after a second.
 """
 
 import asyncio
 import random
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from proxy.config import Backend
 from proxy.errors import UpstreamError, UpstreamUnavailable
@@ -24,31 +26,38 @@ from proxy.upstream.route import ConnectTimeout
 _TICK_S: Final = 1.0
 #: Arbitrary: so many looks in a row that a replica did not answer are more than a busy moment.
 _MOST_MISSES: Final = 3
+#: Arbitrary: how long a task that failed rests, so that one which always fails fills no log.
+_REST_S: Final = 1.0
 
 
 class Keeper:
     """Keeps a pool's replicas: `start()`, and `close()` at the end."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, note_failure: Callable[..., Any]) -> None:
+        """`note_failure` tells the log, as an error, an event's name and its fields."""
         self._pool = pool
+        self._note_failure = note_failure
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin. The first look at each replica is at once."""
         for work in (self._tend, self._watch_health, self._watch_names):
-            self._tasks.append(self._loop.create_task(work()))
+            self._tasks.append(self._loop.create_task(self._kept(work)))
 
     async def close(self) -> None:
-        """
-        End.
-
-        Raises:
-            Exception: what one of the tasks died of.
-        """
+        """End."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _kept(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as exc:
+                self._note_failure("keeper_failed", task=work.__name__.strip("_"), exc_info=exc)
+            await asyncio.sleep(_REST_S)
 
     # --- every second
 
