@@ -12,7 +12,8 @@ A task that fails is logged, `keeper_failed`, and begins again after a second.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from proxy.config import Backend
@@ -38,26 +39,30 @@ class Keeper:
         self._pool = pool
         self._note_failure = note_failure
         self._loop = asyncio.get_running_loop()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     def start(self) -> None:
         """Begin. The first look at each replica is at once."""
         for work in (self._tend, self._watch_health, self._watch_names):
-            self._tasks.append(self._loop.create_task(self._kept(work)))
+            self._begin(work)
 
     async def close(self) -> None:
         """End."""
-        for task in self._tasks:
+        self._is_closed = True
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _kept(self, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await work()
-            except Exception as exc:
-                self._note_failure("keeper_failed", task=work.__name__.strip("_"), exc_info=exc)
-            await asyncio.sleep(_REST_S)
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if not self._is_closed:
+            task = self._tasks[work.__name__] = self._loop.create_task(work())
+            task.add_done_callback(partial(self._failed, work))
+
+    def _failed(self, work: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._note_failure("keeper_failed", task=work.__name__.strip("_"), exc_info=task.exception())
+            self._loop.call_later(_REST_S, self._begin, work)
 
     # --- every second
 
