@@ -97,7 +97,7 @@ class Metrics:
             "time_to_first_token_seconds", "From a request's headers to its streamed answer's first event.", WAITS_MS
         )
         self._gaps: Final = layout.histogram(
-            "inter_token_gap_seconds", "Between two writes to a streamed answer.", GAPS_MS
+            "inter_token_gap_seconds", "Between two writes of events to a streamed answer.", GAPS_MS
         )
         self._overhead: Final = layout.histogram(
             "proxy_overhead_seconds",
