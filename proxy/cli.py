@@ -1,7 +1,7 @@
 """
 The command line: devstral-proxy [COMMAND] [FLAGS].
 
-argparse is enough here: every flag is derived from the table in config.py, so a library for declaring
+argparse is enough here: every flag is derived from the table in config/settings.py, so a library for declaring
 commands would have nothing left to declare.
 """
 

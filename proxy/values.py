@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -144,17 +144,7 @@ def base_url(url: str) -> str:
         if not re.fullmatch(r"unix:/[^\s\\?#]+", url):
             raise ValueError("expected unix:/PATH")
         return url
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # its text quotes a part of the URL
-        is_url = False
-    if not is_url or re.search(r"[\s\\]", url):
-        raise ValueError("expected http://HOST[:PORT][/PREFIX], https://HOST[:PORT][/PREFIX] or unix:/PATH")
-    if "@" in parts.netloc:
-        raise ValueError("the URL must not hold a user name or a password")
-    if "?" in url or "#" in url:
-        raise ValueError("the URL must not hold a query or a fragment")
+    parts = _http_parts(url, "http://HOST[:PORT][/PREFIX], https://HOST[:PORT][/PREFIX] or unix:/PATH")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1').rstrip('/')}"
 
 
@@ -185,18 +175,26 @@ def http_url(url: str) -> str:
     Return an http(s) URL without a trailing slash; "" stays "".
 
     Raises:
-        ValueError: it is none, or holds credentials.
+        ValueError: it is none, or holds credentials, a query or a fragment.
     """
+    if url:
+        _http_parts(url, "http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
+    return url.rstrip("/")
+
+
+def _http_parts(url: str, form: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # its text quotes a part of the URL
         is_url = False
-    if url and (not is_url or re.search(r"[\s\\#]", url)):
-        raise ValueError("expected http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
-    if url and "@" in parts.netloc:
+    if not is_url or re.search(r"[\s\\]", url):
+        raise ValueError(f"expected {form}")
+    if "@" in parts.netloc:
         raise ValueError("the URL must not hold a user name or a password")
-    return url.rstrip("/")
+    if "?" in url or "#" in url:
+        raise ValueError("the URL must not hold a query or a fragment")
+    return parts
 
 
 def header_pairs(text: str) -> dict[str, str]:

@@ -74,6 +74,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_ports(config: Config) -> None:
+    """
+    Raises:
+        ConfigError: both listeners are to have one port.
+    """
+    if config.metrics_port and config.metrics_port == config.port:
+        raise ConfigError(f"metrics_port: {config.port} is the port of the proxy itself, give it another one")
+
+
 def answers_itself(config: Config) -> bool:
     """True when an upstream is this proxy: one request would go round until no socket is left."""
     here = {config.host} | (_LOOPBACK if config.host in _LOOPBACK | _ANY_ADDRESS else set())

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.config.checks import answers_itself, checked_backends
+from proxy.config.checks import answers_itself, check_ports, checked_backends
 from proxy.config.records import Backend
 from proxy.config.rows import Row
 from proxy.config.settings import OPTIONS, SETTINGS, Config, ConfigError
@@ -64,6 +64,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str], read_file: Read
     config = msgspec.convert(merged, Config)
     config = msgspec.structs.replace(config, backends=_with_keys(config.backends, read_file))
     checked_backends(config)
+    check_ports(config)
     if answers_itself(config):
         raise ConfigError("vllm_base: points at the address that this proxy listens on")
     return config

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from enum import Enum, IntEnum
 from hashlib import sha256
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from multidict import istr
 
@@ -58,21 +58,30 @@ _API_KEY: Final = istr("x-api-key")
 _PRIORITIES: Final = {"interactive": Priority.INTERACTIVE, "batch": Priority.BATCH}
 
 
+class Queued(Protocol):
+    """Where it is written down how long a request waited, in milliseconds."""
+
+    queue_ms: float | None
+
+
 class Place:
     """One request's place; see `Admission.place`. Its methods are for who has entered it."""
 
-    __slots__ = ("_admission", "_held", "_priority", "turn", "waited_ms")
+    __slots__ = ("_admission", "_held", "_priority", "record", "turn", "waited_ms")
 
     #: of a place that waits: None is its turn, a reason is that it will not come
     turn: asyncio.Future[Reason | None]
     #: how long it waited; None if it did not have to
     waited_ms: float | None
+    #: who is told that, also if the turn does not come
+    record: Queued | None
 
-    def __init__(self, admission: "Admission", priority: Priority) -> None:
+    def __init__(self, admission: "Admission", priority: Priority, record: Queued | None) -> None:
         self._admission = admission
         self._priority = priority
         self._held = 0
         self.waited_ms = None
+        self.record = record
 
     async def __aenter__(self) -> Self:
         admission = self._admission
@@ -152,14 +161,14 @@ class Admission:
             raise InvalidRequest(f"{PRIORITY_HEADER}: use interactive or batch.", param=str(PRIORITY_HEADER))
         return Priority.BATCH if self._batch_keys and self._has_batch_key(headers) else priority
 
-    def place(self, priority: Priority) -> Place:
+    def place(self, priority: Priority, record: Queued | None = None) -> Place:
         """
         Return a place to enter with `async with`; entering waits for its turn.
 
         Raises:
             Overloaded: on entering: the queue is full, or the turn did not come in time.
         """
-        return Place(self, priority)
+        return Place(self, priority, record)
 
     # --- for Place
 
@@ -185,6 +194,8 @@ class Admission:
             queue.pop(place, None)
             self.tell()
             place.waited_ms = round((loop.time() - since) * 1000, 3)
+            if place.record is not None:
+                place.record.queue_ms = place.waited_ms
         if reason is not None:
             raise self.overloaded(reason)
 

@@ -48,6 +48,7 @@ class Call:
         "_has_ended",
         "_in_flight",
         "_is_last",
+        "_last_event_at",
         "_loop",
         "_writer",
         "front",
@@ -84,7 +85,9 @@ class Call:
         self._has_ended = False
         #: loop time of the last write to a streamed answer
         self.last_write_at = 0.0
-        #: is told when the write before was and when this one is; the relay sets it (streaming.py)
+        #: the same, of what is no comment; 0 is none yet
+        self._last_event_at = 0.0
+        #: is told when the event before was written and when this one is; the relay sets it (streaming.py)
         self.note_gap: Callable[[float, float], None] | None = None
 
     @property
@@ -125,6 +128,7 @@ class Call:
             OSError: it cannot be read. Nothing has gone out then, unless it was cut while it was sent.
         """
         piece = await asyncio.to_thread(_piece_of, path, 0)
+        self.record.ttft_ms = self.stopwatch.ms()
         self._note_begin()
         self._has_ended = True  # no error may stand inside a file
         closes = self._in_flight.is_draining or not self.request.content.is_eof()
@@ -147,6 +151,17 @@ class Call:
             data = self.front.piece(data)
             if not data:  # an empty chunk would be the end
                 return
+        self._note_event()
+        await self._write(data)
+
+    async def comment(self, data: bytes) -> None:
+        """`write()` what is no part of the answer: neither its first token nor the end of a gap."""
+        if self.front is not None:
+            data = self.front.piece(data)
+        if data:
+            await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
         if not self._has_begun:
             self._note_begin()
             await self._writer.begin(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closes)
@@ -170,6 +185,7 @@ class Call:
             data = self.front.piece(data)
             if not data:
                 return True
+        self._note_event()
         if not self._has_begun:
             self._note_begin()
             writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closes)
@@ -189,14 +205,18 @@ class Call:
     def _note_begin(self) -> None:
         self._has_begun = True
         self.record.status = 200
-        self.record.ttft_ms = self.stopwatch.ms()
+
+    def _note_event(self) -> None:
+        now = self._loop.time()
+        if not self._last_event_at:
+            self.record.ttft_ms = self.stopwatch.ms()
+        elif self.note_gap is not None:
+            self.note_gap(self._last_event_at, now)
+        self._last_event_at = now
 
     def _note_write(self, data: bytes) -> None:
-        now = self._loop.time()
-        if self.record.bytes_out and self.note_gap is not None:
-            self.note_gap(self.last_write_at, now)
         self.record.bytes_out += len(data)
-        self.last_write_at = now
+        self.last_write_at = self._loop.time()
 
     def abandoned(self) -> web.StreamResponse:
         """Return the answer, as far as it came, for a client that has left."""
@@ -219,7 +239,7 @@ class Call:
         last = mask(error_event(error)) + DONE_EVENT
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
-                await self.write(last)
+                await self.comment(last)  # it is no token
                 return await self.end()
         except TimeoutError:
             if self.request.transport is not None:
@@ -237,7 +257,7 @@ class Call:
             headers["x-proxy-rewrites"] = ",".join(self.record.rules)
         if self.record.attempts:
             headers["x-proxy-attempts"] = str(self.record.attempts)
-        if timing := server_timing(self.record):
+        if timing := server_timing(self.record, self.record.ttft_ms or self.stopwatch.ms()):
             headers[SERVER_TIMING] = timing
         if self.more_headers:
             headers.update(self.more_headers)

@@ -52,18 +52,26 @@ async def count_tokens(edge: Edge, call: Call) -> web.StreamResponse:
     front = call.front
     assert front is not None
     priority = checked_head(call.request, config, edge.admission)
-    async with edge.admission.place(priority) as place:
-        call.record.queue_ms = place.waited_ms
+    lap = call.stopwatch.lap
+    lap("admit")
+    async with edge.admission.place(priority, call.record) as place:
+        lap("queue")
         body = await read_json_body(call.request, config, place)
         call.record.bytes_in = len(body)
+        call.record.read_ms = lap("read")
         errand, request = await Question(edge, call, await in_chat_form(edge, front, body)).errand()
+        call.record.translate_ms = lap("translate")
         try:
             note_request(call, request)
             require_model(call.principal, request.model)
         except BaseException:
             edge.pool.dropped(errand.first)
             raise
-        count = await _counted(edge, errand)
+        sent_at = call.record.sent_ms = call.stopwatch.ms()
+        try:
+            count = await _counted(edge, errand)
+        finally:
+            call.record.upstream_ms = round(call.stopwatch.ms() - sent_at, 3)
         call.more_headers[COUNT_HEADER] = "estimate" if count is None else "exact"
         return await call.send(msgspec.json.encode(_Counted(_estimate(request) if count is None else count)))
 

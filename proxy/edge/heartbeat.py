@@ -58,4 +58,4 @@ class Heartbeat:
         if self._call.has_ended:  # the client has yet to read it
             return
         with suppress(ConnectionError):  # the relay's own write will find out
-            await self._call.write(COMMENT)
+            await self._call.comment(COMMENT)

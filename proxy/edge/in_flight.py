@@ -6,7 +6,7 @@ from proxy.edge.record import Stopwatch
 
 
 class InFlight:
-    """The running requests' tasks. `drain()` once, when the process is to end."""
+    """The running requests' tasks. `wait()`, then `cut_off()`, when the process is to end."""
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[object], Stopwatch] = {}

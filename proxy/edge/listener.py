@@ -124,7 +124,7 @@ async def listening(
             auto_decompress=False,
         )
 
-    # Not web.Application: its router and its middlewares cost 6% of a short request, and routes.py has nine paths.
+    # Not web.Application: its router and its middlewares cost 6% of a short request, and routes.py has few paths.
     manager = web.Server(handle, request_factory=make_request, handler_cancellation=True)
     listener = Listener(manager, edge, context)
     try:

@@ -36,8 +36,7 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
     priority = checked_head(call.request, config, edge.admission)
     lap = call.stopwatch.lap
     lap("admit")
-    async with edge.admission.place(priority) as place:
-        call.record.queue_ms = place.waited_ms
+    async with edge.admission.place(priority, call.record) as place:
         lap("queue")
         body = await read_json_body(call.request, config, place)
         call.record.bytes_in = len(body)

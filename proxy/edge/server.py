@@ -51,7 +51,7 @@ async def opened(
         pool = Pool(sweep, logger.info, metrics.replicas)
         closing.push_async_callback(pool.close)
         await pool.apply(config)
-        keeper = Keeper(pool)
+        keeper = Keeper(pool, logger.error)
         keeper.start()
         closing.push_async_callback(keeper.close)
         tracer = open_tracer(config, logger, metrics.count_spans)

@@ -14,16 +14,16 @@ from proxy.edge.record import Record
 SERVER_TIMING: Final = "Server-Timing"
 
 
-def server_timing(record: Record) -> str:
+def server_timing(record: Record, now: float) -> str:
     """
-    Return the header of an answer whose head goes out now, which is `ttft_ms`; "" if there is nothing to tell.
+    Return the header of an answer whose head goes out `now`, in milliseconds of its stopwatch; "" if there is none.
 
     Who was not let in is told nothing: how long a key took to be refused is nobody's business. It costs 0.9 us
     (CPython 3.11.7, 2026-11-26, two shared cores).
     """
     if record.queue_ms is None and record.read_ms is None:
         return ""
-    now, queue, read = record.ttft_ms or 0.0, record.queue_ms or 0.0, record.read_ms or 0.0
+    queue, read = record.queue_ms or 0.0, record.read_ms or 0.0
     if record.sent_ms is None:
         proxy = max(0.0, now - queue)
         translate = "" if record.translate_ms is None else f" translate;dur={record.translate_ms:.3f},"

@@ -44,7 +44,7 @@ GENAI: Final = (
         "gen_ai_client_operation_time_per_output_chunk_seconds",
         "gaps",
         DOUBLED_MS,
-        "Between two writes to a streamed answer.",
+        "Between two writes of events to a streamed answer.",
     ),
     Told("gen_ai_server_request_duration_seconds", "durations", DOUBLED_MS, "From a request's headers to its end."),
     Told(
@@ -57,7 +57,7 @@ GENAI: Final = (
         "gen_ai_server_time_per_output_token_seconds",
         "gaps",
         PER_TOKEN_MS,
-        "Between two writes to a streamed answer: vLLM sends an event for each token.",
+        "Between two writes of events to a streamed answer: vLLM sends an event for each token.",
     ),
 )
 

@@ -22,7 +22,7 @@ from typing import Final
 from proxy.config import Config, checked_backends
 from proxy.observe.finished import Finished
 from proxy.observe.layout import Family, Layout, collapsed
-from proxy.observe.models import GAPS_MS, WAITS_MS, ModelCounts
+from proxy.observe.models import GAPS_MS, NO_CHATS, WAITS_MS, ModelCounts
 from proxy.observe.replicas import ReplicaCounts
 from proxy.observe.shared import shared_rows
 from proxy.observe.tracing import SPANS
@@ -97,14 +97,17 @@ class Metrics:
             "time_to_first_token_seconds", "From a request's headers to its streamed answer's first event.", WAITS_MS
         )
         self._gaps: Final = layout.histogram(
-            "inter_token_gap_seconds", "Between two writes to a streamed answer.", GAPS_MS
+            "inter_token_gap_seconds", "Between two writes of events to a streamed answer.", GAPS_MS
         )
         self._overhead: Final = layout.histogram(
             "proxy_overhead_seconds",
             "A request's time in the proxy: all but its turn in the queue and its model server's time.",
             _OVERHEADS_MS,
         )
-        self._in_flight: Final = layout.gauge("in_flight_requests", "Requests that run now.")
+        self._in_flight: Final = layout.gauge(
+            "in_flight_requests",
+            "Requests that are here now: those that run, wait for a place or are read, and probes and scrapes.",
+        )
         self._oldest: Final = layout.gauge("oldest_request_seconds", "How long the oldest of them has run.")
         self._upstream_errors: Final = _places(
             (*upstream_errors, OTHER),
@@ -241,7 +244,7 @@ class Metrics:
         _add(row, durations, WAITS_MS, record.duration_ms)
         row[self._bytes_in] += record.bytes_in
         row[self._bytes_out] += record.bytes_out
-        if record.model is not None:
+        if record.model is not None and record.path.rstrip("/") not in NO_CHATS:
             self.models.observe(record)
         if record.stream:
             row[self._events] += record.events

@@ -25,6 +25,8 @@ _LONGEST_NAME: Final = 128
 #: OpenTelemetry's word for an error that has no other (semantic-conventions-genai, gen-ai-metrics.md, 2026-11).
 OTHER_ERROR: Final = "_OTHER"
 CLIENT_LEFT: Final = "client_disconnect"
+#: Paths that name a model and run none.
+NO_CHATS: Final = frozenset({"/v1/messages/count_tokens"})
 
 #: The convention's, doubled from 10 ms on, and five more: an agent's calls run for minutes, and the convention ends at
 #: 81.92 s.
@@ -55,6 +57,7 @@ class Asked(Protocol):
 
     model: str | None
     stream: bool | None
+    status: int
     error: str | int | None
     error_type: str | None
     duration_ms: float
@@ -99,12 +102,12 @@ class ModelCounts:
         """Give these models places of their own, as long as there are any."""
         for model in models:
             name = model.encode("utf-8", "replace")
-            if not 0 < len(name) <= _LONGEST_NAME or model in self._places or model == OTHER:
+            if not 0 < len(name) <= _LONGEST_NAME or b"\0" in name or model in self._places or model == OTHER:
                 continue
             with self._lock.held():
-                self._catch_up()
-                if model not in self._places and self._next < PLACES:
-                    start = self._next * _LONGEST_NAME
+                free = self._catch_up()
+                if model not in self._places and free < PLACES:
+                    start = free * _LONGEST_NAME
                     # who sees the first letter must see the others
                     self._names[start + 1 : start + len(name)] = name[1:]
                     self._names[start] = name[0]
@@ -122,7 +125,8 @@ class ModelCounts:
             durations = at + self._durations.get(record.error_type or CLIENT_LEFT, self._other_error)
         row[durations] += record.duration_ms
         row[durations + 1 + bisect_left(DOUBLED_MS, record.duration_ms)] += 1
-        if record.stream and record.ttft_ms is not None:
+        has_begun = record.status == 200 or record.error == CLIENT_LEFT
+        if record.stream and record.ttft_ms is not None and has_begun:  # an error's body is no token
             firsts = at + self._firsts
             row[firsts] += record.ttft_ms
             row[firsts + 1 + bisect_left(_FIRSTS_MS, record.ttft_ms)] += 1
@@ -148,9 +152,9 @@ class ModelCounts:
 
     def summed(self) -> list[tuple[str, Sequence[float]]]:
         """Return each model of which anything was counted, with the sums over all workers of what its place holds."""
-        self._catch_up()
+        places = self._catch_up()
         found: list[tuple[str, Sequence[float]]] = []
-        for place in range(self._next):
+        for place in range(places):
             start = place * self._size
             blocks = [row[start : start + self._size] for row in self._rows]
             if used := [block for block in blocks if block.tobytes() != self._empty]:
@@ -166,11 +170,14 @@ class ModelCounts:
             at = self._places.get(model, 0)
         return at
 
-    def _catch_up(self) -> None:
-        """Take note of names that other workers have learned."""
-        while self._next < PLACES and self._names[self._next * _LONGEST_NAME]:
-            self._places[self._name(self._next)] = self._next * self._size
-            self._next += 1
+    def _catch_up(self) -> int:
+        """Take note of names that other workers have learned; return the first free place. Two threads may do it."""
+        place = self._next
+        while place < PLACES and self._names[place * _LONGEST_NAME]:
+            self._places[self._name(place)] = place * self._size
+            place += 1
+        self._next = place
+        return place
 
     def _name(self, place: int) -> str:
         start = place * _LONGEST_NAME

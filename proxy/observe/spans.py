@@ -173,7 +173,8 @@ def _facts_of(request: Request, scheme: str) -> dict[str, Any]:
         facts["gen_ai.response.finish_reasons"] = request.finish_reason.split(",")
     if request.error != _CLIENT_LEFT:  # the client saw another status, or none
         facts["http.response.status_code"] = request.status
-    if request.stream and request.ttft_ms is not None and request.sent_ms is not None:
+    has_begun = request.status == 200 or request.error == _CLIENT_LEFT
+    if request.stream and request.ttft_ms is not None and request.sent_ms is not None and has_begun:
         facts["gen_ai.response.time_to_first_chunk"] = request.ttft_ms / 1000
     return facts
 

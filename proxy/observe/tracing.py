@@ -5,8 +5,9 @@ Spans go to an OTLP receiver over HTTP, in protobuf. What does that is in otlp.p
 `otel`; nothing of them is loaded unless there is a receiver.
 """
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from proxy.config import Config, ConfigError
@@ -27,6 +28,53 @@ _DELAY: Final = "OTEL_BSP_SCHEDULE_DELAY"
 _DEFAULTS: Final[Mapping[str, int]] = {_QUEUE: 2048, _BATCH: 512, _DELAY: 5000}
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL: Final = "http/protobuf"
+_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+_SHARE: Final = "OTEL_TRACES_SAMPLER_ARG"
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _is_compression(text: str) -> bool:
+    return text.lower() in ("none", "gzip", "deflate")
+
+
+#: What else the SDK and its exporter read, and what they would end on, or take another value for (1.45.2).
+_CHECKED: Final[Sequence[tuple[str, Callable[[str], bool], str]]] = (
+    *(
+        (f"OTEL_EXPORTER_OTLP_{word}{name}", is_right, expected)
+        for word in ("TRACES_", "")
+        for name, is_right, expected in (
+            ("TIMEOUT", _is_time, "number of seconds, more than 0"),
+            ("COMPRESSION", _is_compression, "none, gzip or deflate"),
+            ("CERTIFICATE", os.path.isfile, "path of a file"),
+            ("CLIENT_CERTIFICATE", os.path.isfile, "path of a file"),
+            ("CLIENT_KEY", os.path.isfile, "path of a file"),
+        )
+    ),
+    *(
+        (f"OTEL_{name}_LIMIT", _is_count, "whole number")
+        for name in (
+            *("SPAN_ATTRIBUTE_COUNT", "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT"),
+            *("LINK_ATTRIBUTE_COUNT", "ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_VALUE_LENGTH"),
+        )
+    ),
+)
 
 
 class Logger(Protocol):
@@ -69,6 +117,12 @@ def check_tracing(config: Config) -> None:
     """
     if not is_traced(config):
         return
+    # before the SDK is loaded: that reads some of them
+    for name, is_right, expected in _CHECKED:
+        if (text := os.environ.get(name, "").strip()) and not is_right(text):
+            raise ConfigError(f"environment variable {name}: expected {expected}")
+    if "traceidratio" in os.environ.get(_SAMPLER, "").lower() and not _is_share(os.environ.get(_SHARE) or "1"):
+        raise ConfigError(f"environment variable {_SHARE}: expected number from 0 to 1")
     try:
         # before workers are forked, so that they share them
         import requests  # noqa: F401
@@ -77,7 +131,7 @@ def check_tracing(config: Config) -> None:
     except ImportError:
         raise ConfigError("otlp_endpoint: this needs packages: pip install devstral-proxy[otel]") from None
     for name in _PROTOCOLS:
-        if os.environ.get(name, _PROTOCOL) != _PROTOCOL:
+        if (os.environ.get(name) or _PROTOCOL) != _PROTOCOL:
             raise ConfigError(f"environment variable {name}: only {_PROTOCOL} is spoken")
     if most_spans(_BATCH) > most_spans(_QUEUE):
         raise ConfigError(f"environment variable {_BATCH}: more than {_QUEUE}")

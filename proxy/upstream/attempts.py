@@ -7,7 +7,7 @@ The one owner of retries: a request goes to a replica, and at most once more to 
                 +-------------------------- the same replica, with the rule ----+---+- another replica
                                         +- anything else ---------------------------> the error
 
-Nothing is sent again after the first byte of an answer; what can be done then is in edge/failover.py.
+Nothing is sent again after the first byte of an answer; what can be done then is in edge/streaming.py.
 """
 
 import asyncio
@@ -150,18 +150,22 @@ class Sending:
             pool.dropped(replica)
             raise
         self._attempts += 1
+        if self._attempts == 1:
+            pool.sent(replica)
         self._errand.trail.attempts += 1
         self._errand.trail.replica = replica.name
         replica.tally.began()
         try:
             self.answer = await _entered(exchange, self._leg)
         except BaseException as exc:
-            self._end_leg(exc)
-            if isinstance(exc, UpstreamError):
-                self._judge(exc, has_begun=False)
-            else:
-                pool.untold(replica)
-            pool.ended(replica)
+            try:
+                self._end_leg(exc)
+                if isinstance(exc, UpstreamError):
+                    self._judge(exc, has_begun=False)
+                else:
+                    pool.untold(replica)
+            finally:
+                pool.ended(replica)
             raise
         finally:
             self._note_connection()

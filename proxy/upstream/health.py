@@ -7,11 +7,14 @@ Looks after the replicas while requests run: three tasks of one owner, `Keeper`.
 
 A busy replica may miss a look: three in a row count. One that refuses the connection is out at once.
 A replica is stuck when requests run there and none has had a byte for `wedge_timeout_s`.
+A task that fails is logged, `keeper_failed`, and begins again after a second.
 """
 
 import asyncio
 import random
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 from proxy.config import Backend
 from proxy.errors import UpstreamError, UpstreamUnavailable
@@ -24,31 +27,42 @@ from proxy.upstream.route import ConnectTimeout
 _TICK_S: Final = 1.0
 #: Arbitrary: so many looks in a row that a replica did not answer are more than a busy moment.
 _MOST_MISSES: Final = 3
+#: Arbitrary: how long a task that failed rests, so that one which always fails fills no log.
+_REST_S: Final = 1.0
 
 
 class Keeper:
     """Keeps a pool's replicas: `start()`, and `close()` at the end."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, note_failure: Callable[..., Any]) -> None:
+        """`note_failure` tells the log, as an error, an event's name and its fields."""
         self._pool = pool
+        self._note_failure = note_failure
         self._loop = asyncio.get_running_loop()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     def start(self) -> None:
         """Begin. The first look at each replica is at once."""
         for work in (self._tend, self._watch_health, self._watch_names):
-            self._tasks.append(self._loop.create_task(work()))
+            self._begin(work)
 
     async def close(self) -> None:
-        """
-        End.
-
-        Raises:
-            Exception: what one of the tasks died of.
-        """
-        for task in self._tasks:
+        """End."""
+        self._is_closed = True
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if not self._is_closed:
+            task = self._tasks[work.__name__] = self._loop.create_task(work())
+            task.add_done_callback(partial(self._failed, work))
+
+    def _failed(self, work: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._note_failure("keeper_failed", task=work.__name__.strip("_"), exc_info=task.exception())
+            self._loop.call_later(_REST_S, self._begin, work)
 
     # --- every second
 

@@ -261,13 +261,16 @@ class Pool:
         if not replica.in_flight:
             replica.connections.progress.at = self._loop.time()  # idle is not stuck
         replica.in_flight += 1
-        self._zones.chosen(replica)
         if replica.breaker.state is not State.CLOSED:
             replica.is_on_trial = True
             self.refresh()
         return replica
 
     # --- what became of it
+
+    def sent(self, replica: Replica) -> None:
+        """A request goes there first, and not only was to."""
+        self._zones.sent(replica)
 
     def dropped(self, replica: Replica) -> None:
         """The request that was to go there does not."""

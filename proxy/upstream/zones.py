@@ -94,15 +94,17 @@ class Zones(Generic[P]):
 
     def use(self, zone: str, spill: int) -> None:
         """`zone` names the proxy's own zone and those that come next, with commas between them; "" is no zones."""
-        self._order = tuple(dict.fromkeys(name.strip() for name in zone.split(",") if name.strip()))
-        self._spill = spill
+        order = tuple(dict.fromkeys(name.strip() for name in zone.split(",") if name.strip()))
+        if order != self._order:
+            self._strangers = 0  # to another zone than one that was the proxy's own
+        self._order, self._spill = order, spill
 
     def refresh(self, well: Sequence[P], now: float) -> None:
         """Take note of which replicas are well, and of their weights."""
         self._zones = by_zone(well, self._order, self._spill)
         if self._strangers and now >= self._tells_at:
-            self._note("zone_spilled", zone=self._order[0], requests=self._strangers)
-            self._strangers, self._tells_at = 0, now + _TELL_S
+            requests, self._strangers, self._tells_at = self._strangers, 0, now + _TELL_S
+            self._note("zone_spilled", zone=self._order[0], requests=requests)
 
     def open_to(self, admits: Callable[[P], bool] | None) -> Sequence[P]:
         """Return the replicas among which a policy may pick, of those that `admits` admits; none if it admits none."""
@@ -112,7 +114,7 @@ class Zones(Generic[P]):
             zones = [_zone(replicas, self._spill) for replicas in admitted if replicas]
         return with_room(zones) if zones else ()
 
-    def chosen(self, replica: P) -> None:
-        """Count a request that goes to another zone than the proxy's own."""
+    def sent(self, replica: P) -> None:
+        """Count a request if it went to another zone than the proxy's own."""
         if self._order and replica.zone != self._order[0]:
             self._strangers += 1

@@ -52,6 +52,7 @@ async def test_it_says_whether_it_is_the_tokenizers_and_charges_nothing(start_pr
             text = await metrics.text()
 
     assert response.headers["x-proxy-token-count"] == "exact"
+    assert all(line[name] is not None for name in ("read_ms", "translate_ms", "sent_ms", "upstream_ms"))
     assert (line["path"], line["tokens_in"], line["status"]) == ("/v1/messages/count_tokens", None, 200)
     assert 'devstral_proxy_tokens_total{direction="in"} 0.0' in text
     assert 'devstral_proxy_requests_total{route="/v1/messages/count_tokens",status="2xx"} 1.0' in text

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.fakes import ScriptedUpstream, completion, until, whole
+from tests.observe.told import told
 
 BODY = json.dumps({"model": "devstral", "messages": [{"role": "user", "content": "Hi"}]}).encode()
 
@@ -93,3 +94,22 @@ async def test_bytes_of_bodies_are_counted_while_they_come_and_given_back(start_
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         await until(lambda: proxy.edge.admission.buffered_bytes == 0)
         writer.close()
+
+
+async def test_how_long_one_waited_in_vain_is_written_down(start_proxy):
+    release = asyncio.Event()
+    async with ScriptedUpstream([release, whole(completion())]) as upstream:
+        proxy = await start_proxy(upstream.url, max_in_flight=1, queue_timeout_s=0.05)
+        first = asyncio.ensure_future(proxy.chat().__aenter__())
+        await upstream.asked.wait()
+        async with proxy.chat() as response:
+            assert response.status == 503
+        async with proxy.session.post(f"{proxy.url}/v1/messages/count_tokens", json={}) as response:
+            assert response.status == 503
+        lines = proxy.log.lines("request")
+        values = await told(proxy.edge.metrics)
+        release.set()
+        (await first).close()
+
+    assert [line["queue_ms"] >= 50 for line in lines] == [True, True]
+    assert values["queue_wait_seconds_count",] == 2

@@ -8,6 +8,7 @@ import asyncio
 
 from proxy.edge.heartbeat import COMMENT
 from tests.fakes import DONE, STREAM_END, STREAM_HEAD, Do, ScriptedUpstream, event, text_chunk, whole
+from tests.observe.told import told
 
 BEAT_S = 0.02
 #: Only a bound for a test that would else hang.
@@ -98,3 +99,38 @@ async def test_no_comment_comes_when_the_interval_is_zero(start_proxy):
         proxy = await start_proxy(upstream.url, keep_alive_s=0)
         async with proxy.chat(stream=True) as response:
             assert COMMENT not in await response.read()
+
+
+async def test_comments_are_neither_a_first_token_nor_the_end_of_a_gap(start_proxy):
+    began, went_on = asyncio.Event(), asyncio.Event()
+    script = [began, STREAM_HEAD, event(text_chunk("a", role="assistant")), went_on, event(text_chunk("b"))]
+    script += [event(text_chunk(finish="stop")) + DONE, STREAM_END]
+    async with ScriptedUpstream(script) as upstream, asyncio.timeout(PATIENCE_S):
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S)
+        async with proxy.chat(stream=True) as response:
+            await comments(response, 4)
+            began.set()
+            while b'"a"' not in await response.content.readuntil(b"\n\n"):
+                pass
+            await comments(response, 4)
+            went_on.set()
+            await response.read()
+        line = await proxy.log.line()
+        values = await told(proxy.edge.metrics)
+
+    # A comment comes after BEAT_S without a write: four of them bridged three times that, or more.
+    assert line["ttft_ms"] > 3000 * BEAT_S
+    assert values["time_to_first_token_seconds_sum",] > 3 * BEAT_S
+    assert values["inter_token_gap_seconds_count",] < line["events"]
+    assert values["inter_token_gap_seconds_sum",] > 3 * BEAT_S
+
+
+async def test_a_stream_of_comments_that_fails_has_no_first_token(start_proxy):
+    heard = asyncio.Event()
+    async with ScriptedUpstream([heard, whole({"error": {"message": "full"}}, status=503)]) as upstream:
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S)
+        async with proxy.chat(stream=True) as response, asyncio.timeout(PATIENCE_S):
+            await comments(response, 2)
+            heard.set()
+            await response.read()
+        assert (await proxy.log.line())["ttft_ms"] is None

@@ -14,6 +14,7 @@ from tests.fakes import ScriptedUpstream, completion, text_stream, whole
 from tests.observe.told import samples_of
 
 CHAT = "/v1/chat/completions"
+LEFT = {"status": 499, "error": "client_disconnect"}
 
 
 def metrics(workers=1):
@@ -151,6 +152,30 @@ def test_a_model_beyond_the_places_and_one_with_a_long_name_are_other():
         models.observe(record(model=name))
 
     assert [name for name, _ in models.summed()] == ["other", "m0", f"m{PLACES - 2}"]
+
+
+def test_a_name_with_nothing_in_it_is_other():
+    models = ModelCounts(1, ())
+    models.learn(["\0a", *["a\0"] * PLACES, "b"])
+    for name in ("\0a", "a\0", "b"):
+        models.observe(record(model=name))
+
+    assert [name for name, _ in models.summed()] == ["other", "b"]
+
+
+async def test_only_a_stream_that_began_has_a_first_token():
+    counted = metrics()
+    for fields in ({"status": 503, "error": "x", "error_type": "server_error"}, {"status": 200}, LEFT):
+        counted.observe(record(stream=True, duration_ms=3.0, ttft_ms=2.0, **fields))
+
+    assert (await genai(counted))["server_time_to_first_token_seconds_count", "other"] == 2
+
+
+async def test_counting_tokens_is_no_chat():
+    counted = metrics()
+    counted.observe(record(path="/v1/messages/count_tokens/", stream=False, duration_ms=3.0))
+
+    assert not await genai(counted)
 
 
 def test_what_one_worker_has_learned_all_know_and_a_name_has_one_place():

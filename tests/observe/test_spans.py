@@ -66,6 +66,14 @@ def test_every_code_that_the_source_gives_an_error_is_a_word():
     assert codes - WORDS == set()
 
 
+def test_only_a_stream_that_began_has_a_first_chunk():
+    name = "gen_ai.response.time_to_first_chunk"
+    [failed] = made(recorded(status=503, error="upstream_timeout", stream=True, ttft_ms=5.0, sent_ms=1.0))
+    [left] = made(recorded(status=499, error="client_disconnect", stream=True, ttft_ms=5.0, sent_ms=1.0))
+
+    assert (name in failed.attributes, left.attributes[name]) == (False, 0.005)
+
+
 def test_names_are_cut_and_half_a_character_is_replaced():
     [root, attempt, *_] = made(recorded(model="m\ud800" + "x" * 999, principal="\ud800"), legs=[leg_of(1)])
 

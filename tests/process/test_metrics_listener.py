@@ -203,6 +203,7 @@ async def test_where_a_key_is_needed_this_listener_needs_an_operators_unless_it_
     ("flags", "word"),
     [
         (("--metrics-port", "9", "--metrics-host", "0.0.0.0"), "metrics_host: 0.0.0.0 can be reached from elsewhere"),
+        (("--port", "8001", "--metrics-port", "8001"), "metrics_port: 8001 is the port of the proxy itself"),
         (("--metrics-auth", "open"), "metrics_auth: open is for a listener of its own"),
     ],
 )

@@ -164,3 +164,36 @@ async def test_an_address_stands_for_itself():
 async def test_a_lookup_that_takes_too_long_is_an_oserror():
     with pytest.raises(OSError):
         await addresses_of("http://localhost:8000", 0)
+
+
+async def test_a_task_that_fails_is_logged_and_begins_again(start_proxy, monkeypatch):
+    monkeypatch.setattr("proxy.upstream.health._TICK_S", LOOK_S)
+    monkeypatch.setattr("proxy.upstream.health._REST_S", LOOK_S)
+    async with LookedAt(HEALTHY) as upstream:
+        proxy = await start_proxy(upstream.url, health_interval_s=LONG)
+        pool, calls = proxy.edge.pool, []
+
+        async def bury_retired():
+            calls.append(None)
+            if len(calls) == 1:
+                raise IndexError
+
+        monkeypatch.setattr(pool, "bury_retired", bury_retired)
+        await until(lambda: len(calls) >= 3)
+
+    [line] = proxy.log.lines("keeper_failed")
+    assert (line["level"], line["task"]) == ("error", "tend")
+    assert "IndexError" in line["exception"]
+
+
+async def test_a_request_is_over_even_if_nothing_can_be_made_of_its_failure(start_proxy, monkeypatch):
+    async with LookedAt(HEALTHY) as upstream:
+        proxy = await start_proxy(upstream.url, health_interval_s=LONG)
+        [replica] = proxy.edge.pool.replicas
+        await until(lambda: replica.sight is Sight.HEALTHY)
+        upstream._scripts = ([whole({}, 500)],)
+        monkeypatch.setattr("proxy.upstream.attempts.error_kind", lambda *_, **__: 1 // 0)
+        async with proxy.chat() as response:
+            assert response.status == 500
+
+        assert replica.in_flight == 0

@@ -156,12 +156,25 @@ def test_the_log_says_how_many_requests_went_elsewhere_and_not_more_often_than_e
     for now in range(120):
         zones.refresh([*home, *near], float(now))
         for replica in (home[0], near[0]):
-            zones.chosen(replica)
+            zones.sent(replica)
 
     assert lines == [
         ("zone_spilled", {"zone": "home", "requests": 1}),
         ("zone_spilled", {"zone": "home", "requests": 60}),
     ]
+
+
+def test_what_went_elsewhere_is_forgotten_with_the_zones():
+    lines = []
+    zones = Zones(lambda event, **fields: lines.append((event, fields)))
+    zones.use("home", 1)
+    [near] = of("near", 1)
+    zones.sent(near)
+    zones.use("", 1)
+    zones.refresh([near], 0.0)
+
+    assert lines == []
+    assert zones.open_to(None) == [near]
 
 
 # --- in a pool
@@ -193,6 +206,17 @@ async def test_requests_that_do_not_fit_go_to_the_next_zone_and_come_back(start_
         release.set()
         await asyncio.gather(*asked)
         assert {await text_of(proxy) for _ in range(5)} == {"home"}
+
+
+async def test_a_request_that_was_never_sent_did_not_go_elsewhere(start_proxy):
+    async with ScriptedUpstream(answering("near")) as near:
+        proxy = await start_proxy("", backends=(Backend(url=near.url, name="near", zone="b"),), zone="a")
+        async with proxy.chat(messages=[]) as refused:
+            assert refused.status == 400
+        assert await text_of(proxy) == "near"
+        proxy.edge.pool.refresh()
+
+        assert [line["requests"] for line in proxy.log.lines("zone_spilled")] == [1]
 
 
 async def test_a_request_that_failed_at_home_is_sent_again_at_home_while_there_is_another_replica(start_proxy):
