@@ -25,7 +25,7 @@ help: ## List the targets
 run: $(VENV)/.run-stamp ## Run the proxy; settings come from the environment, see the README
 	@exec $(BIN)/python -m proxy serve $(ARGS)
 
-test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp .venv-kube/.stamp ## Run the tests, all but those that need a real vLLM, a browser or containers
+test: $(VENV)/.dev-stamp oracle .venv-deploy/.stamp .venv-kube/.stamp ## Run the tests, all but those that need a real vLLM, clients, a browser, containers or judges of manifests
 	$(BIN)/python -m pytest -m 'not live and not clients and not browser and not image and not deploy' $(ARGS)
 
 test-browser: $(VENV)/.dev-stamp ## Open the proxy's pages in a headless Chromium; as root on Debian it is installed
@@ -362,8 +362,8 @@ lock-js-client-%:
 	@npm install --prefix tests/clients/js-$* --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
 	    --no-audit --no-fund --no-update-notifier --loglevel=error
 
-# LiteLLM demands two packages in versions that not every mirror has. Here the one only migrates a
-# database that is not used, and the other holds certificates for connections that are not made: any version will do.
+# LiteLLM demands exact versions of two packages. Here the one only migrates a database that is not used, and the other
+# holds certificates for connections that are not made: any version will do.
 PEER_vllm-router := vllm-router==0.1.17
 PEER_smg := smg==1.13.0
 PEER_litellm := litellm[proxy]==1.109.1,!=1.107.0; python_version < "3.14"

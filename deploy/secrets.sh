@@ -23,6 +23,8 @@ random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 # Readable by the containers' users. What keeps others of this machine out is the folder.
 keep() { cat > "$1.new" && chmod 0444 "$1.new" && mv "$1.new" "$1"; }
 
+# It holds the password: where that is made anew, so is this.
+[ -s valkey_password ] || rm -f store_url
 for name in valkey_password vllm_api_key grafana_password; do
     [ -s "$name" ] || random | keep "$name"
 done

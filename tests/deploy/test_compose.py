@@ -150,6 +150,17 @@ def test_no_secret_is_ever_replaced(secrets):
     assert {path: path.read_bytes() for path in secrets.rglob("*") if path.is_file()} == before
 
 
+def test_a_new_password_of_the_store_is_in_its_url(secrets, tmp_path):
+    shutil.copytree(secrets.parent, tmp_path / "deploy")
+    made = tmp_path / "deploy" / "secrets"
+    (made / "valkey_password").unlink()
+    script, proxy = (str(tmp_path / "deploy" / name) for name in ("secrets.sh", "proxy"))
+    run(script, env={"PROXY": proxy, "PATH": "/usr/bin:/bin"})
+
+    assert (made / "valkey_password").read_bytes() != (secrets / "valkey_password").read_bytes()
+    assert (made / "store_url").read_text() == f"valkey://:{(made / 'valkey_password').read_text()}@valkey:6379/0"
+
+
 def test_no_secret_stands_in_the_environment_or_in_git():
     names = {name for service in SERVICES.values() for name in service.get("environment", ())}
     secret = {name for name in names if re.search("PASSWORD|SECRET|TOKEN|KEY|STORE_URL", name)}

@@ -65,6 +65,7 @@ def test_settings_arrive_as_they_were_given():
         (["--set", "image.digest=latest"], "does not match pattern"),
         (["--set", "graceMarginSeconds=0"], "minimum"),
         (["--set", "autoscaling.enabled=true", "--set", "config.max_in_flight=64"], "is never reached"),
+        (["--set", "config.metrics_port=9001"], "know one port only"),
         (["--set", "mode=sidecar", "--set", "autoscaling.enabled=true"], "which keda scales"),
     ],
 )
@@ -144,6 +145,13 @@ def test_every_value_is_read_and_in_the_schema():
 
     assert set(values) == set(schema) - {"global"}
     assert not [name for name in values if not re.search(rf"\.{name}\b", templates)]
+
+
+@pytest.mark.parametrize(("flags", "host"), [((), "0.0.0.0"), (("--set", "config.host=::"), "::")])
+def test_the_address_is_that_of_the_settings_and_not_of_the_image(flags, host):
+    env = {entry["name"]: entry.get("value") for entry in chart("", *flags).proxy().container("proxy")["env"]}
+
+    assert env["PROXY_HOST"] == host
 
 
 def test_the_chart_has_the_version_of_the_proxy():

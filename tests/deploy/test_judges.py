@@ -65,7 +65,7 @@ def test_the_judge_of_crds_sees_wrong_and_unknown_fields():
 
 
 def test_an_inference_pool_has_the_fields_of_its_first_stable_version():
-    """No registry has its schema, so this is all that is checked of it: inference.networking.k8s.io/v1."""
+    """It is held to no schema, so this is all that is checked of it: inference.networking.k8s.io/v1."""
     [pool] = overlay("inference-pool").of("InferencePool")
     route = overlay("inference-pool").get("HTTPRoute", "devstral-pool")
     [vllm] = [pod for pod in overlay("inference-pool").workloads() if pod.name == "vllm"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proxy import __version__
 from proxy.cli import main
 from tests.deploy import generated
 from tests.deploy.manifests import OVERLAY_NAMES, OVERLAYS, ROOT, Manifests, overlay
@@ -157,3 +158,20 @@ def test_the_readme_says_the_times_of_the_manifests(name):
 
 def _hook() -> Path:
     return OVERLAYS.parent / "components" / "vllm" / "wait_idle.py"
+
+
+@pytest.mark.parametrize("folder", ["base", "components/inject"])
+def test_the_image_has_the_version_of_the_proxy(folder):
+    text = (OVERLAYS.parent / folder / "kustomization.yaml").read_text(encoding="utf-8")
+    [tag] = [image["newTag"] for image in yaml.safe_load(text)["images"] if image["name"] == "devstral-proxy"]
+
+    assert tag == __version__
+
+
+def test_spans_go_where_the_policy_lets_them():
+    manifests = overlay("gateway-ha")
+    env = {entry["name"]: entry.get("value") for entry in manifests.proxy().container("proxy")["env"]}
+    [rule] = manifests.get("NetworkPolicy", "devstral-proxy-to-otel")["spec"]["egress"]
+
+    assert env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.observability:4318"
+    assert rule["ports"] == [{"port": 4318, "protocol": "TCP"}]

@@ -71,6 +71,28 @@ def test_the_last_job_waits_for_every_other():
     assert set(jobs["all"]["needs"]) == set(jobs) - {"all"}
 
 
+def test_a_workflow_that_is_called_has_a_group_that_no_caller_has():
+    """`github.workflow` and `github.ref` are the caller's there; one group for both would be a deadlock."""
+    groups = {}
+    for path in WORKFLOWS:
+        workflow = read(path)
+        called = "workflow_call" in workflow[True]
+        for name in ["release"] if called else [path.stem]:
+            group = workflow["concurrency"]["group"].replace("${{ github.workflow }}", name)
+            groups.setdefault(group.replace("${{ github.ref }}", "REF"), []).append(path.stem)
+
+    assert [names for names in groups.values() if len(names) > 1] == []
+
+
+def test_dependabot_looks_at_every_lock_of_npm_and_at_no_folder_that_is_not_there():
+    updates = read(GITHUB / "dependabot.yml")["updates"]
+    asked = {u["package-ecosystem"]: u.get("directories", [u.get("directory")]) for u in updates}
+    folders = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/**/package-lock.json")}
+
+    assert all((ROOT / folder.lstrip("/")).is_dir() for every in asked.values() for folder in every)
+    assert {folder.lstrip("/") for folder in asked["npm"]} == {f for f in folders if "node_modules" not in f}
+
+
 # --- what they may, and whose code they run
 
 
