@@ -16,10 +16,9 @@ from aiohttp import web
 from proxy.edge.authentication import require_model
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
-from proxy.edge.front_door import in_chat_form
-from proxy.edge.intake import checked_head, read_json_body
+from proxy.edge.front_door import heard
+from proxy.edge.intake import checked_head
 from proxy.edge.limits import estimate_of
-from proxy.edge.question import Question
 from proxy.edge.whole import note_request
 from proxy.errors import UpstreamRejected
 from proxy.translate.request import UpstreamRequest
@@ -48,19 +47,11 @@ async def count_tokens(edge: Edge, call: Call) -> web.StreamResponse:
     Raises:
         ProxyError: there is no number.
     """
-    config = edge.config
-    front = call.front
-    assert front is not None
-    priority = checked_head(call.request, config, edge.admission)
-    lap = call.stopwatch.lap
-    lap("admit")
+    priority = checked_head(call.request, edge.config, edge.admission)
+    call.stopwatch.lap("admit")
     async with edge.admission.place(priority, call.record) as place:
-        lap("queue")
-        body = await read_json_body(call.request, config, place)
-        call.record.bytes_in = len(body)
-        call.record.read_ms = lap("read")
-        errand, request = await Question(edge, call, await in_chat_form(edge, front, body)).errand()
-        call.record.translate_ms = lap("translate")
+        errand, request = await (await heard(edge, call, place)).errand()
+        call.record.translate_ms = call.stopwatch.lap("translate")
         try:
             note_request(call, request)
             require_model(call.principal, request.model)

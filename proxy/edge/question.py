@@ -23,14 +23,14 @@ LARGE_BODY: Final = 256 * 1024
 class Question:
     """One request's body; `errand()` is what is asked for it."""
 
-    __slots__ = ("_body", "_call", "_edge", "_is_strict", "_profile", "_request", "_user_agent")
+    __slots__ = ("_call", "_edge", "_is_strict", "_profile", "_request", "_user_agent", "body")
 
     _request: UpstreamRequest
 
     def __init__(self, edge: Edge, call: Call, body: bytes) -> None:
         self._edge = edge
         self._call = call
-        self._body = body
+        self.body = body
         self._is_strict = edge.config.strict
         self._user_agent = call.request.headers.get("User-Agent", "")
         self._profile: Profile | None = None
@@ -84,8 +84,8 @@ class Question:
         """
         if profile is self._profile:
             return self._request
-        work = partial(translate_request, self._body, profile, strict=self._is_strict, user_agent=self._user_agent)
-        if len(self._body) < LARGE_BODY:
+        work = partial(translate_request, self.body, profile, strict=self._is_strict, user_agent=self._user_agent)
+        if len(self.body) < LARGE_BODY:
             request = work()
         else:
             request = await asyncio.get_running_loop().run_in_executor(self._edge.translator, work)
@@ -101,7 +101,7 @@ class Question:
         pool = self._edge.pool
         if not pool.reads_prompts:
             return _ANY
-        return aim_of(self._body, self._call.request.headers.get(pool.config.session_header))
+        return aim_of(self.body, self._call.request.headers.get(pool.config.session_header))
 
 
 _ANY: Final = Aim("", Ask())

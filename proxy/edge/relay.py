@@ -12,9 +12,9 @@ from aiohttp import web
 from proxy.edge.authentication import require_model
 from proxy.edge.call import Call
 from proxy.edge.edge import Edge
-from proxy.edge.front_door import in_chat_form
+from proxy.edge.front_door import heard
 from proxy.edge.heartbeat import Heartbeat
-from proxy.edge.intake import checked_head, read_json_body
+from proxy.edge.intake import checked_head
 from proxy.edge.limits import FREE, Ticket, estimate_of
 from proxy.edge.question import Question
 from proxy.edge.record import Record
@@ -32,22 +32,14 @@ async def chat(edge: Edge, call: Call) -> web.StreamResponse:
     Raises:
         ProxyError: before or after the status line went out; the boundary knows which.
     """
-    config = edge.config
-    priority = checked_head(call.request, config, edge.admission)
-    lap = call.stopwatch.lap
-    lap("admit")
+    priority = checked_head(call.request, edge.config, edge.admission)
+    call.stopwatch.lap("admit")
     async with edge.admission.place(priority, call.record) as place:
-        lap("queue")
-        body = await read_json_body(call.request, config, place)
-        call.record.bytes_in = len(body)
-        call.record.read_ms = lap("read")
-        if call.front is not None:
-            body = await in_chat_form(edge, call.front, body)
-        question = Question(edge, call, body)
+        question = await heard(edge, call, place)
         errand, request = await question.errand()
-        call.record.translate_ms = lap("translate")
+        call.record.translate_ms = call.stopwatch.lap("translate")
         note_request(call, request)
-        ticket = await admitted(edge, call, errand, request, body)
+        ticket = await admitted(edge, call, errand, request, question.body)
         try:
             return await _answered(edge, call, question, errand, request)
         except (UpstreamRejected, UpstreamUnavailable):
