@@ -13,6 +13,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+#: The port of a URL that names none.
+DEFAULT_PORTS: Final = MappingProxyType({"http": 80, "https": 443})
+
 
 def in_words(kind: Any) -> str:
     """What a value of this type must be: `whole number, at least 0, at most 65535`."""

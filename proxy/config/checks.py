@@ -9,11 +9,10 @@ import msgspec
 from proxy.config.records import Backend
 from proxy.config.settings import Config, ConfigError
 from proxy.translate.profile import PROFILE_CHOICES
-from proxy.values import base_url, header_token
+from proxy.values import DEFAULT_PORTS, base_url, header_token
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, not bound to
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 def checked_backends(config: Config) -> tuple[Backend, ...]:
@@ -61,7 +60,7 @@ def host_and_port(url: str) -> str:
         return url.removeprefix("unix:")
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port or _PORTS[parts.scheme]}"
+    return f"{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
 
 
 def is_loopback(host: str) -> bool:
@@ -93,4 +92,4 @@ def _is_at(url: str, hosts: set[str], port: int) -> bool:
     if url.startswith("unix:"):
         return False
     parts = urlsplit(url)
-    return (parts.port or _PORTS[parts.scheme]) == port and parts.hostname in hosts
+    return (parts.port or DEFAULT_PORTS[parts.scheme]) == port and parts.hostname in hosts

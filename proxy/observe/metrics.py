@@ -24,14 +24,11 @@ from proxy.observe.finished import Finished
 from proxy.observe.layout import Family, Layout, collapsed
 from proxy.observe.models import GAPS_MS, NO_CHATS, WAITS_MS, ModelCounts
 from proxy.observe.replicas import ReplicaCounts
-from proxy.observe.shared import shared_rows
+from proxy.observe.shared import OTHER, shared_rows
 from proxy.observe.tracing import SPANS
 
 #: The type of what `render()` returns.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-#: The label of what is outside a table.
-OTHER: Final = "other"
 
 #: Upper bounds of buckets in milliseconds.
 _LAGS_MS: Final = (1, 2.5, 5, 10, 20, 50, 100, 250, 500, 1000)

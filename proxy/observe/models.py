@@ -9,18 +9,15 @@ The bounds are all those that any told metric has (genai.py, metrics.py), so tha
 many metrics tell it.
 """
 
-import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from proxy.observe.layout import Layout
-from proxy.observe.shared import SharedLock, shared_rows
+from proxy.observe.shared import LONGEST_NAME, OTHER, Names, SharedLock, shared_rows
 
 #: Arbitrary: more models than one proxy stands in front of.
 PLACES: Final = 64
-OTHER: Final = "other"
-_LONGEST_NAME: Final = 128
 
 #: OpenTelemetry's word for an error that has no other (semantic-conventions-genai, gen-ai-metrics.md, 2026-11).
 OTHER_ERROR: Final = "_OTHER"
@@ -85,7 +82,7 @@ class ModelCounts:
         self._durations: Final = {error: durations + number * step for number, error in enumerate(errors)}
         self._other_error: Final = self._durations[OTHER_ERROR]
         self._lock = SharedLock()
-        self._names = mmap.mmap(-1, PLACES * _LONGEST_NAME)
+        self._names = Names(PLACES)
         self._rows: Final = shared_rows(workers, PLACES * layout.size)
         self._row = self._rows[0]
         self._empty: Final = bytes(layout.size * 8)
@@ -102,15 +99,12 @@ class ModelCounts:
         """Give these models places of their own, as long as there are any."""
         for model in models:
             name = model.encode("utf-8", "replace")
-            if not 0 < len(name) <= _LONGEST_NAME or b"\0" in name or model in self._places or model == OTHER:
+            if not 0 < len(name) <= LONGEST_NAME or b"\0" in name or model in self._places or model == OTHER:
                 continue
             with self._lock.held():
                 free = self._catch_up()
                 if model not in self._places and free < PLACES:
-                    start = free * _LONGEST_NAME
-                    # who sees the first letter must see the others
-                    self._names[start + 1 : start + len(name)] = name[1:]
-                    self._names[start] = name[0]
+                    self._names.give(free, name)
                     self._catch_up()
 
     def observe(self, record: Asked) -> None:
@@ -158,7 +152,7 @@ class ModelCounts:
             start = place * self._size
             blocks = [row[start : start + self._size] for row in self._rows]
             if used := [block for block in blocks if block.tobytes() != self._empty]:
-                found.append((self._name(place) or OTHER, [sum(column) for column in zip(*used, strict=True)]))
+                found.append((self._names.get(place) or OTHER, [sum(column) for column in zip(*used, strict=True)]))
         return found
 
     # --- places
@@ -173,12 +167,8 @@ class ModelCounts:
     def _catch_up(self) -> int:
         """Take note of names that other workers have learned; return the first free place. Two threads may do it."""
         place = self._next
-        while place < PLACES and self._names[place * _LONGEST_NAME]:
-            self._places[self._name(place)] = place * self._size
+        while place < PLACES and self._names.has(place):
+            self._places[self._names.get(place)] = place * self._size
             place += 1
         self._next = place
         return place
-
-    def _name(self, place: int) -> str:
-        start = place * _LONGEST_NAME
-        return self._names[start : start + _LONGEST_NAME].rstrip(b"\0").decode("utf-8", "replace")

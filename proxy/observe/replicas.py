@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from proxy.observe.layout import Family, Kind
-from proxy.observe.shared import SharedLock
+from proxy.observe.shared import LONGEST_NAME, OTHER, Names, SharedLock
 
 #: Arbitrary: the replicas that can be told apart. Those beyond share the last place, which is called `other`.
 PLACES: Final = 1024
-OTHER: Final = "other"
-_LONGEST_NAME: Final = 128
 
 _STATES: Final = ("closed", "open", "half_open")
 
@@ -70,7 +68,7 @@ class ReplicaCounts:
         self._workers = workers
         self._learn = learn
         self._numbers = memoryview(mmap.mmap(-1, workers * PLACES * _STEP * 8)).cast("d")
-        self._names = mmap.mmap(-1, PLACES * _LONGEST_NAME)
+        self._names = Names(PLACES)
         self._lock = SharedLock()
         self._worker = 0
 
@@ -81,7 +79,7 @@ class ReplicaCounts:
     def tally(self, name: str) -> ReplicaCount:
         """Return where this worker counts the replica of that name."""
         with self._lock.held():
-            place = self._place(name[:_LONGEST_NAME])
+            place = self._place(name[:LONGEST_NAME])
             row = self._row(self._worker, place)
             row[_KNOWN] += 1  # one that is retired may still have the place of its successor
             row[_STATE] = 0
@@ -96,7 +94,7 @@ class ReplicaCounts:
     def told(self) -> tuple[Sequence[Family], Sequence[float]]:
         """Return the metrics, and the row in which their sums over all workers stand."""
         places = [place for place in self._named() if self._is_known(place)]
-        names = tuple(self._name(place) for place in places)
+        names = tuple(map(self._names.get, places))
         rows = [[self._row(worker, place) for worker in range(self._workers)] for place in places]
         families: list[Family] = []
         numbers: list[float] = []
@@ -119,7 +117,7 @@ class ReplicaCounts:
     def _named(self) -> Iterator[int]:
         """Yield the places that have ever been given: they are given in order, but for the last."""
         for place in range(PLACES - 1):
-            if not self._names[place * _LONGEST_NAME]:
+            if not self._names.has(place):
                 break
             yield place
         yield PLACES - 1
@@ -127,31 +125,25 @@ class ReplicaCounts:
     def _is_known(self, place: int) -> bool:
         return any(self._numbers[(worker * PLACES + place) * _STEP + _KNOWN] for worker in range(self._workers))
 
-    def _name(self, place: int) -> str:
-        start = place * _LONGEST_NAME
-        return self._names[start : start + _LONGEST_NAME].rstrip(b"\0").decode("utf-8", "replace")
-
     def _place(self, name: str) -> int:
         free: int | None = None
         for place in range(PLACES - 1):
             is_known = self._is_known(place)
-            if self._name(place) == name:  # also one that was gone for a while: its numbers go on
+            if self._names.get(place) == name:  # also one that was gone for a while: its numbers go on
                 return place
             if not is_known and free is None:
                 free = place
-            if not is_known and not self._name(place):
+            if not is_known and not self._names.has(place):
                 break
         place, name = (PLACES - 1, OTHER) if free is None else (free, name)
         self._give(place, name)
         return place
 
     def _give(self, place: int, name: str) -> None:
-        start = place * _LONGEST_NAME
-        raw = name.encode("utf-8", "replace")[:_LONGEST_NAME]
         if place != PLACES - 1:
             for worker in range(self._workers):
                 self._row(worker, place)[:] = memoryview(bytes(_STEP * 8)).cast("d")
-        self._names[start : start + _LONGEST_NAME] = raw.ljust(_LONGEST_NAME, b"\0")
+        self._names.give(place, name.encode("utf-8", "replace")[:LONGEST_NAME])
 
 
 _METRICS: Final = (

@@ -1,4 +1,4 @@
-"""What processes that are forked later share: rows of numbers, and a lock."""
+"""What processes that are forked later share: rows of numbers, names, and a lock."""
 
 import fcntl
 import mmap
@@ -14,6 +14,10 @@ _NUMBER: Final = "d"
 _NUMBER_BYTES: Final = 8
 #: Rows begin at multiples of 128 bytes, so that no two workers write to one cache line.
 _ROW_UNIT: Final = 16
+#: The most bytes of a name, of a replica or a model.
+LONGEST_NAME: Final = 128
+#: What a label says of all that have no place of their own.
+OTHER: Final = "other"
 
 
 def shared_rows(count: int, size: int) -> list["memoryview[float]"]:
@@ -21,6 +25,29 @@ def shared_rows(count: int, size: int) -> list["memoryview[float]"]:
     step = -(-size // _ROW_UNIT) * _ROW_UNIT
     numbers = memoryview(mmap.mmap(-1, count * step * _NUMBER_BYTES)).cast(_NUMBER)
     return [numbers[start : start + size] for start in range(0, count * step, step)]
+
+
+class Names:
+    """The names of a fixed number of places. Who writes one holds a lock; who reads one need not."""
+
+    def __init__(self, places: int) -> None:
+        self._letters: Final = mmap.mmap(-1, places * LONGEST_NAME)
+
+    def has(self, place: int) -> bool:
+        """Whether the place has a name."""
+        return self._letters[place * LONGEST_NAME] != 0
+
+    def get(self, place: int) -> str:
+        """Return its name, "" if it has none."""
+        start = place * LONGEST_NAME
+        return self._letters[start : start + LONGEST_NAME].rstrip(b"\0").decode("utf-8", "replace")
+
+    def give(self, place: int, name: bytes) -> None:
+        """Name the place; `name` has from one byte to `LONGEST_NAME`."""
+        start = place * LONGEST_NAME
+        # who sees the first letter must see the others
+        self._letters[start + 1 : start + LONGEST_NAME] = name[1:].ljust(LONGEST_NAME - 1, b"\0")
+        self._letters[start] = name[0]
 
 
 class SharedLock:

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from proxy.errors import ProxyError
+from proxy.values import DEFAULT_PORTS
 from proxy.wire.trace_context import TraceContext
 
 _CHAT: Final[Mapping[str, Any]] = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "mistral_ai"}
@@ -68,7 +69,6 @@ _LOWEST_ERROR: Final = 400
 _LOWEST_FAILURE: Final = 500
 #: Arbitrary: the longest text of an attribute.
 _LONGEST_TEXT: Final = 256
-_PORTS: Final = {"http": 80, "https": 443}
 #: What model servers are asked, by the client's route: method and path. All others are chats, and are asked as one.
 _ASKED: Final[Mapping[str, tuple[str, str]]] = {
     "/v1/models": ("GET", "/v1/models"),
@@ -207,7 +207,7 @@ def _facts_of_leg(request: Request, leg: Leg, number: int) -> dict[str, Any]:
     else:
         url = urlsplit(leg.url)
         facts["server.address"] = url.hostname
-        facts["server.port"] = url.port or _PORTS[url.scheme]
+        facts["server.port"] = url.port or DEFAULT_PORTS[url.scheme]
         facts["url.full"] = leg.url + path
     if _is_chat(request):
         facts |= _CHAT
