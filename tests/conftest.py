@@ -18,6 +18,7 @@ import pytest_asyncio
 import uvloop
 
 from proxy.config import Config
+from proxy.demo import DemoUpstream
 from proxy.edge.listener import listening
 from proxy.edge.routes import Edge
 from proxy.edge.server import opened
@@ -96,6 +97,15 @@ class Proxy:
         writer.write(data)
         await writer.drain()
         return reader, writer
+
+
+@pytest_asyncio.fixture
+async def demo() -> AsyncIterator[DemoUpstream]:
+    """The embedded demo upstream, which does not take its time."""
+    upstream = DemoUpstream(chunk_delay_s=0)
+    await upstream.start()
+    yield upstream
+    await upstream.close()
 
 
 StartProxy = Callable[..., Awaitable[Proxy]]

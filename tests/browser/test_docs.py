@@ -4,9 +4,6 @@ import asyncio
 import hashlib
 import json
 
-import pytest
-
-from proxy.demo import DemoUpstream
 from proxy.edge.docs import assets
 from proxy.edge.openapi import document
 from proxy.edge.routes import LIVE, READY
@@ -14,14 +11,6 @@ from proxy.edge.routes import LIVE, READY
 KEY = "sk-a-key-of-this-test"
 OPERATIONS = {(method.upper(), path) for path, methods in document(LIVE, READY)["paths"].items() for method in methods}
 CHAT = "#operations-chat-createChatCompletion"
-
-
-@pytest.fixture
-async def demo():
-    upstream = DemoUpstream(chunk_delay_s=0)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 def is_clean(page, url):

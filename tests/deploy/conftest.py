@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.engine import ROOT, run
+from tests.deploy.volumes import Secrets, secrets
 
 _FETCH_S = 300
 
@@ -23,6 +24,12 @@ def tool() -> Callable[[str], str]:
         return str(path)
 
     return where
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
+    """What an operator would have put into the cluster."""
+    return secrets(tmp_path_factory.mktemp("secrets"))
 
 
 @pytest.fixture(scope="session")

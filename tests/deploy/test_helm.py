@@ -14,12 +14,7 @@ from proxy.config import SETTINGS, Config
 from tests.deploy import generated
 from tests.deploy.manifests import CHART, VALUES_NAMES, chart, run_tool, tool
 from tests.deploy.rules import RULES
-from tests.deploy.volumes import Secrets, Volumes, secrets
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
-    return secrets(tmp_path_factory.mktemp("secrets"))
+from tests.deploy.volumes import proxy_flags
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -30,13 +25,7 @@ def test_a_release_keeps_the_rules(values, rule):
 
 @pytest.mark.parametrize("values", ["", *VALUES_NAMES])
 def test_the_proxy_can_use_the_settings_of_a_release(values, known, tmp_path, monkeypatch, capsys):
-    manifests = chart(values)
-    pod = manifests.proxy()
-    volumes = Volumes(manifests, pod, known, tmp_path)
-    container = pod.container("proxy")
-    for variable, value in volumes.environ(container).items():
-        monkeypatch.setenv(variable, value)
-    [_, *flags] = map(volumes.here, container["args"])
+    flags = proxy_flags(chart(values), known, tmp_path, monkeypatch.setenv)
 
     assert main(["check-config", *flags]) == 0, capsys.readouterr().err
 

@@ -12,14 +12,9 @@ from proxy.cli import main
 from tests.deploy import generated
 from tests.deploy.manifests import OVERLAY_NAMES, OVERLAYS, ROOT, Manifests, overlay
 from tests.deploy.rules import RULES, metric_names
-from tests.deploy.volumes import Secrets, Volumes, secrets
+from tests.deploy.volumes import proxy_flags
 
 README = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
-    return secrets(tmp_path_factory.mktemp("secrets"))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -30,13 +25,7 @@ def test_an_overlay_keeps_the_rules(name, rule):
 
 @pytest.mark.parametrize("name", OVERLAY_NAMES)
 def test_the_proxy_can_use_the_settings_of_an_overlay(name, known, tmp_path, monkeypatch, capsys):
-    manifests = overlay(name)
-    pod = manifests.proxy()
-    volumes = Volumes(manifests, pod, known, tmp_path)
-    container = pod.container("proxy")
-    for variable, value in volumes.environ(container).items():
-        monkeypatch.setenv(variable, value)
-    [_, *flags] = map(volumes.here, container["args"])
+    flags = proxy_flags(overlay(name), known, tmp_path, monkeypatch.setenv)
 
     assert main(["check-config", *flags]) == 0, capsys.readouterr().err
 

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,16 @@ class Volumes:
     def environ(self, container: Mapping[str, Any]) -> dict[str, str]:
         """The variables of a container that have their value in the manifest."""
         return {entry["name"]: self.here(entry["value"]) for entry in container.get("env", []) if "value" in entry}
+
+
+def proxy_flags(manifests: Manifests, secrets: Secrets, folder: Path, setenv: Callable[[str, str], None]) -> list[str]:
+    """Lay the volumes of the proxy's pod below `folder`, set its variables, and return the flags of its command."""
+    pod = manifests.proxy()
+    volumes = Volumes(manifests, pod, secrets, folder)
+    container = pod.container("proxy")
+    for variable, value in volumes.environ(container).items():
+        setenv(variable, value)
+    return [volumes.here(argument) for argument in container["args"][1:]]
 
 
 def _lay(folder: Path, files: Mapping[str, str]) -> None:

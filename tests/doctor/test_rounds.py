@@ -2,7 +2,6 @@
 
 import pytest
 
-from proxy.demo import DemoUpstream
 from tests.doctor.vllm import CHAT, LEAKED, Vllm, answer, asks_for_call, chat_template, leaking, refusal, texts_of
 from tests.fakes import STREAM_END, STREAM_HEAD, event, text_chunk, whole
 
@@ -150,14 +149,6 @@ async def test_thoughts_that_come_as_such_are_well(field, examine):
 
 
 # --- the demo, and a proxy
-
-
-@pytest.fixture
-async def demo():
-    upstream = DemoUpstream(chunk_delay_s=0)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 async def test_the_demo_is_well(demo, examine):

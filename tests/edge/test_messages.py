@@ -53,14 +53,6 @@ def client_of(proxy, **options):
     )
 
 
-@pytest.fixture
-async def demo():
-    upstream = DemoUpstream(chunk_delay_s=0)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
-
-
 async def answered(client, *, streams, **more):
     if not streams:
         return await client.messages.create(**ASKED | more)

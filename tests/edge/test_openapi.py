@@ -13,7 +13,6 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 import proxy
 from proxy import __version__
-from proxy.demo import DemoUpstream
 from proxy.edge.openapi import document
 from proxy.edge.openapi_errors import ERRORS
 from proxy.edge.openapi_request import DEPENDS, MENDED, OTHERWISE, UPSTREAM
@@ -217,31 +216,40 @@ def variants(value):
 
 
 def refusal(body):
-    """Return the error with which the proxy itself refuses `body`, None if it takes it."""
+    """Return the path and the text with which the proxy itself refuses `body`, None if it takes it."""
     try:
         translate_request(json.dumps(body).encode(), PROFILE)
     except InvalidRequest as error:
-        return error
+        return error.param, error.message
     return None
 
 
-def is_untold(error):
+def is_untold(path):
     """Whether the schema leaves it open: which tools are offered."""
-    return error.param == "tool_choice.function.name"
+    return path == "tool_choice.function.name"
+
+
+def agreed(requests, refusal, is_untold, *, taken, described):
+    """
+    Check that a schema and the proxy agree on every variant of `requests`; return how many there are, and how many of
+    them both refuse.
+    """
+    tried = refused = 0
+    for body in {json.dumps(body): body for request in requests for body in variants(request)}.values():
+        tried += 1
+        error = refusal(body)
+        if error is None:
+            assert taken.is_valid(body), f"taken, and not described: {body}"
+        elif not is_untold(error[0]):
+            refused += 1
+            assert not described.is_valid(body), f"described, and refused with {error[1]!r}: {body}"
+    return tried, refused
 
 
 def test_whatever_is_changed_in_a_recorded_request_the_schema_and_the_proxy_agree_on_it():
     requests = [shape.request for shape in CHATS if expected(shape, MODE).status == 200]
     short = [request for request in requests if len(json.dumps(request)) <= 500]
-    tried = refused = 0
-    for body in {json.dumps(body): body for request in short for body in variants(request)}.values():
-        tried += 1
-        error = refusal(body)
-        if error is None:
-            assert TAKEN.is_valid(body), f"taken, and not described: {body}"
-        elif not is_untold(error):
-            refused += 1
-            assert not REQUEST.is_valid(body), f"described, and refused with {error.message!r}: {body}"
+    tried, refused = agreed(short, refusal, is_untold, taken=TAKEN, described=REQUEST)
 
     assert tried > 20_000
     assert refused > tried / 10
@@ -289,25 +297,24 @@ RESPONSES_TAKEN = validator("ResponsesRequest", components=loosened(DOCUMENT["co
 
 
 def refusal_of_the_front(body):
-    """Return the error with which a request to the Responses API is refused, with its path there; None if none is."""
+    """Return the path and the text with which a request to the Responses API is refused, None if it is not."""
     front = Responses("req_1")
     try:
         translate_request(front.request(json.dumps(body).encode(), strict=False), PROFILE)
     except InvalidRequest as error:
-        return json.loads(front.error_body(error))["error"]
+        told = json.loads(front.error_body(error))["error"]
+        return told["param"], told["message"]
     return None
 
 
 def test_whatever_is_changed_in_a_request_to_the_responses_api_the_schema_and_the_proxy_agree_on_it():
-    tried = refused = 0
-    for body in {json.dumps(body): body for request in RESPONSES for body in variants(request)}.values():
-        tried += 1
-        error = refusal_of_the_front(body)
-        if error is None:
-            assert RESPONSES_TAKEN.is_valid(body), f"taken, and not described: {body}"
-        elif error["param"] not in ("input", "tool_choice", "tool_choice.name"):
-            refused += 1
-            assert not RESPONSES_REQUEST.is_valid(body), f"described, and refused with {error['message']!r}: {body}"
+    tried, refused = agreed(
+        RESPONSES,
+        refusal_of_the_front,
+        lambda path: path in ("input", "tool_choice", "tool_choice.name"),
+        taken=RESPONSES_TAKEN,
+        described=RESPONSES_REQUEST,
+    )
 
     assert tried > 1_000
     assert refused > tried / 10
@@ -318,14 +325,6 @@ def test_exceptions_name_shapes():
 
 
 # --- what is answered
-
-
-@pytest.fixture
-async def demo():
-    upstream = DemoUpstream(chunk_delay_s=0)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 def events_of(data):

@@ -9,7 +9,6 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
 from proxy.config import Tier
-from proxy.demo import DemoUpstream
 from tests.fakes import (
     DONE,
     STREAM_END,
@@ -49,14 +48,6 @@ async def stream_of(proxy, **fields):
         assert response.status == 200
         events = events_of(await response.read())
     return events, check_invariants(events)
-
-
-@pytest.fixture
-async def demo():
-    upstream = DemoUpstream(chunk_delay_s=0)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 # --- OpenAI's SDK

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from proxy.config import Tier
-from proxy.demo import DemoUpstream
 from proxy.demo.parameters import MODEL
 from proxy.edge.call import EVENT_STREAM
 from proxy.edge.openapi_request import OTHERWISE
@@ -87,14 +86,6 @@ def of_the_proxy_alone(value: Any) -> Any:
 
 
 # --- a run
-
-
-@pytest.fixture
-async def demo():
-    upstream = DemoUpstream(chunk_delay_s=0)
-    await upstream.start()
-    yield upstream
-    await upstream.close()
 
 
 @pytest.fixture
