@@ -19,6 +19,10 @@ from proxy.wire import headers as wire
 
 #: Arbitrary: far above any answer (a model's longest is some hundred kilobytes), far below a process's memory.
 LONGEST_ANSWER: Final = 64 * 1024 * 1024
+# What a proxy or a wrong server in between answers with. Another's words are not repeated: they may be anything.
+_TYPES: Final = frozenset(
+    {"application/json", "application/octet-stream", "application/xml", "text/event-stream", "text/html", "text/plain"}
+)
 
 
 async def answer_whole(edge: Edge, call: Call, errand: Errand, visit: Visit | None) -> web.StreamResponse:
@@ -66,8 +70,9 @@ async def whole_body(answer: Answer) -> bytes:
 
 def unexpected(answer: Answer) -> UpstreamProtocolError:
     """Return the error of an answer whose type is not the one that was asked for."""
-    kind = clipped(wire.media_type(answer.content_type)) or "nothing"
-    return UpstreamProtocolError(f"The model server answered with {kind} where it should not.")
+    kind = wire.media_type(answer.content_type)
+    named = kind if kind in _TYPES else "no type" if not kind else "another type"
+    return UpstreamProtocolError(f"The model server answered with {named} where it should not.")
 
 
 def note_request(call: Call, request: UpstreamRequest) -> None:

@@ -94,17 +94,19 @@ class Envelope:
 
         `rest` are other fields of the event it stands for, `extras` of its choice; vendor keys are left out of both.
         """
-        body = {"index": choice, "delta": delta, "logprobs": None, **self._kept(extras), "finish_reason": reason}
-        return data_event(encode({**self.constant, "choices": [body], **self._kept(rest)}))
+        body = {"index": choice, "delta": delta, "logprobs": None, **self._stripped(extras), "finish_reason": reason}
+        return data_event(encode({**self.constant, "choices": [body], **self._stripped(rest)}))
 
     def usage_event(self, usage: Mapping[str, Any], rest: Mapping[str, Any]) -> bytes:
         """Return the last chunk of a stream: no choices, only usage."""
-        return data_event(encode({**self.constant, "choices": [], "usage": usage, **self._kept(rest)}))
+        return data_event(encode({**self.constant, "choices": [], "usage": usage, **self._stripped(rest)}))
 
-    def _kept(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self._strips:
-            return fields
-        kept = {key: value for key, value in fields.items() if key not in VENDOR_KEYS}
+    def kept(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return `fields` without the keys that only vLLM has; notes no rule."""
+        return without(fields, VENDOR_KEYS) if self._strips else fields
+
+    def _stripped(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        kept = self.kept(fields)
         if len(kept) < len(fields):
             self.note_stripped()
         return kept

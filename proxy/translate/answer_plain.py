@@ -83,6 +83,8 @@ class PlainEvents:
         self._passed_parts = self._as_came
         #: whether strings that pass are written anew, and whether the rule that strips keys has been noted
         self._is_written = self._is_noted = False
+        #: whether keys that only vLLM has are left out of an event that is built
+        self._is_stripped = False
         self._payload = before + b'""' + after
         self._parts: dict[tuple[str, ...], list[bytes]] = {}
 
@@ -170,7 +172,7 @@ class PlainEvents:
 
     def _note_stripped(self) -> None:
         self._is_noted = True
-        if not self._envelope.is_foreign:  # else it has been noted if there were such keys
+        if self._is_stripped or not self._envelope.is_foreign:  # what is not foreign has parts for no other reason
             self._envelope.note_stripped()
 
     def choice_with(self, text: str) -> ChunkChoice:
@@ -189,12 +191,19 @@ class PlainEvents:
         """Return `message` as an event that stands for one of these, None if it is more than a text."""
         names = _texts_of(message)
         parts = self._parts_around(names) if names else []
-        return encode(getattr(message, names[0])).join(parts) if parts else None
+        if not parts:
+            return None
+        if self._is_stripped:
+            self._envelope.note_stripped()
+        return encode(getattr(message, names[0])).join(parts)
 
     def _parts_around(self, names: tuple[str, ...]) -> list[bytes]:
         """Return the pieces of an event that stand around the string, which it has once under each of `names`."""
         if names not in self._parts:
-            rest, extras = self.other_fields()
+            fields = self.other_fields()
+            # Nothing goes on yet, so no rule is noted yet.
+            rest, extras = map(self._envelope.kept, fields)
+            self._is_stripped = fields != (rest, extras)
             delta = Message(**dict.fromkeys(names, _ANY))  # type: ignore[arg-type]  # every one of them is text
             parts = self._envelope.event(self.choice, delta, None, rest, extras).split(encode(_ANY))
             self._parts[names] = parts if len(parts) == len(names) + 1 else []

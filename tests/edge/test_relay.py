@@ -189,6 +189,18 @@ async def test_an_answer_of_another_type_is_an_error(start_proxy, stream):
         assert "canary" not in message + proxy.log.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_name_of_an_unknown_type_is_not_repeated(start_proxy, stream):
+    async with ScriptedUpstream([whole(b"", content_type="text/Canary")]) as upstream:
+        proxy = await start_proxy(upstream.url)
+        async with proxy.chat(stream=stream) as response:
+            assert response.status == 502
+            message = (await response.json())["error"]["message"]
+
+        assert "another type" in message
+        assert "canary" not in (message + proxy.log.text).lower()
+
+
 @pytest.mark.parametrize("body", [b"", b"canary", b"[]", b'{"choices": 7}', b'{"choices": [{"message": '])
 async def test_an_answer_that_is_no_completion_is_502(start_proxy, body):
     async with ScriptedUpstream([whole(body)]) as upstream:

@@ -73,7 +73,8 @@ def _port_of(process: subprocess.Popen[bytes], log: Path) -> int:
     """Wait for the line that says where the proxy listens."""
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end and process.poll() is None:
-        for line in log.read_text().splitlines() if log.exists() else ():
+        # A part of a line that is being written may be seen.
+        for line in log.read_text().rpartition("\n")[0].splitlines() if log.exists() else ():
             if (fields := json.loads(line))["event"] == "startup":
                 return int(fields["port"])
         time.sleep(0.05)

@@ -5,8 +5,8 @@ Look for inputs that break a target, for a bounded time or a number of inputs:
     python -m tests.fuzz.run --inputs 1000000 request
 
 Where both bounds are given, the first that is reached ends the run. The inputs are mutations of the target's corpus.
-The first that fails is made shorter and written to the corpus, where the tests replay it; the exit code is then 1. The
-seed is printed, and `--seed` plays the same inputs again.
+The first that fails is made shorter and written to the corpus, where the tests replay it; the exit code is then 1. One
+that fails only after others is written as it was. The seed is printed, and `--seed` plays the same inputs again.
 """
 
 import argparse
@@ -64,8 +64,10 @@ def failure(check: Check, data: bytes) -> Exception | None:
 
 
 def shortened(check: Check, data: bytes) -> bytes:
-    """Return a shorter input that fails as `data` does, by leaving out ever smaller parts of it."""
+    """Return a shorter input that fails as `data` does, by leaving out ever smaller parts of it, or `data` itself."""
     kind = type(failure(check, data))
+    if kind is type(None):
+        return data
     size, tries = len(data) // 2, 0
     while size and tries < MOST_SHORTENINGS:
         at = 0
@@ -87,11 +89,12 @@ class Bounds(NamedTuple):
 
 
 class Search(NamedTuple):
-    """How many inputs were tried, what became of how many, and the one that failed."""
+    """How many inputs were tried, what became of how many, and the one that failed, with what was said against it."""
 
     tried: int
     outcomes: Mapping[str | None, int]
-    failing: bytes | None
+    failing: bytes | None = None
+    error: Exception | None = None
 
 
 def search(check: Check, mutated: Callable[[], bytes], bounds: Bounds) -> Search:
@@ -103,9 +106,9 @@ def search(check: Check, mutated: Callable[[], bytes], bounds: Bounds) -> Search
         tried += 1
         try:
             outcomes[check(data)] += 1
-        except Exception:
-            return Search(tried, outcomes, data)
-    return Search(tried, outcomes, None)
+        except Exception as error:
+            return Search(tried, outcomes, data, error)
+    return Search(tried, outcomes)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -130,7 +133,7 @@ def _fuzzed(check: Check, name: str, bounds: Bounds, seed: int) -> int:
     target, chance = TARGETS[name], Random(seed)
     corpus = [path.read_bytes() for path in corpus_of(name)]
     started = time.monotonic()
-    tried, outcomes, data = search(check, lambda: target.mutated(corpus, chance), bounds)
+    tried, outcomes, data, error = search(check, lambda: target.mutated(corpus, chance), bounds)
     took = time.monotonic() - started
     parts = "".join(f", {number} {outcome}" for outcome, number in sorted(outcomes.items(), key=str) if outcome)
     print(f"{name}: {tried} inputs in {took:.0f} s out of a corpus of {len(corpus)}, seed {seed}{parts}", flush=True)
@@ -139,7 +142,7 @@ def _fuzzed(check: Check, name: str, bounds: Bounds, seed: int) -> int:
     data = shortened(check, data)
     path = CORPUS / target.corpus / f"found-{hashlib.sha256(data).hexdigest()[:10]}"
     path.write_bytes(data)
-    traceback.print_exception(failure(check, data))
+    traceback.print_exception(failure(check, data) or error)
     print(f"An input of {len(data)} bytes fails. It is in {path} now, and make test replays it.")
     return 1
 

@@ -4,6 +4,7 @@ import math
 from contextlib import ExitStack
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,10 +74,35 @@ def test_a_failing_input_is_found_and_made_shorter():
         assert b"[DONE]" not in data
 
     chance, corpus = Random(1), [b"data: {}\n\n" * 20]
-    _, _, found = search(check, lambda: TARGETS["sse"].mutated(corpus, chance), Bounds(math.inf, 20))
+    found = search(check, lambda: TARGETS["sse"].mutated(corpus, chance), Bounds(math.inf, 20))
 
-    assert found is not None
-    assert shortened(check, found) == b"[DONE]"
+    assert found.failing is not None
+    assert isinstance(found.error, AssertionError)
+    assert shortened(check, found.failing) == b"[DONE]"
+
+
+def test_an_input_that_fails_once_only_is_kept_as_it_was():
+    def check(_):
+        failures.append(1)
+        assert len(failures) > 1
+
+    failures = []
+    found = search(check, lambda: b"abc", Bounds(5, 20))
+
+    assert (found.tried, found.failing) == (1, b"abc")
+    assert shortened(check, found.failing) == b"abc"
+
+
+@pytest.mark.parametrize("opened", [b"[", b'{"a":'])
+def test_how_deep_a_body_may_be_is_not_what_is_looked_for(opened):
+    """At some depths Python's parser takes less than the proxy, and one way of translating less than another."""
+    closed = b"]" if opened == b"[" else b"}"
+    for depth in range(900, 1000):
+        nested = opened * depth + b"1" + closed * depth
+        request.check(b'{"model":"m","messages":[{"role":"user","content":"a"}],"x":%b}' % nested)
+        call = {"id": "abcDEF123", "function": {"name": "f", "arguments": (b'{"a":%b}' % nested).decode()}}
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]
+        request.check(msgspec.json.encode({"model": "m", "messages": messages}))
 
 
 def test_a_search_ends_at_the_bound_that_is_reached_first():

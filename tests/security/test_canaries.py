@@ -530,7 +530,7 @@ def _echoes(words: str) -> dict[str, Script]:
         "no HTTP": [words.encode() + b"\r\n\r\n", Do.CLOSE],
         "a bad header": [b"HTTP/1.1 200 OK\r\n" + words.encode() + b"\r\n\r\n", Do.CLOSE],
         "a redirect": [whole(b"", 302, location=f"http://x/{words}")],
-        "another type": [whole(words.encode(), content_type=f"text/{words[:8]}")],
+        "another type": [whole(words.encode(), content_type=f"text/{words[:16]}")],
         "nothing": [Do.CLOSE],
     }
 
@@ -600,7 +600,8 @@ class Running:
     def lines(self, *events: str) -> list[dict[str, Any]]:
         """The lines of the log with one of these events."""
         text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-        return [fields for fields in map(json.loads, text.splitlines()) if fields["event"] in events]
+        whole_lines = text.rpartition("\n")[0].splitlines()  # a part of one that is being written may be seen
+        return [fields for fields in map(json.loads, whole_lines) if fields["event"] in events]
 
     async def line(self, *events: str, number: int = 1) -> dict[str, Any]:
         """Wait until there are so many lines with one of these events; return the last of them."""

@@ -362,6 +362,7 @@ _CALL = chunk(calls(call(0, "get_weather", '{"a": "', "abcDEF123")))
 @example([ROLE, *[chunk({"content": "b"}, token_ids=None)] * 9], expect(), 0)
 @example([chunk({"content": "b"}), chunk({"content": "~"}).replace(b"~", b"\\u0041\\/")], expect(), 0)
 @example([chunk({"reasoning": "b"})] * 9 + [chunk({"reasoning_content": "b"})] * 9, expect(), 0)
+@example([ROLE, chunk({"content": "["}, token_ids=None)], expect(), 0)
 @settings(max_examples=400, deadline=None)
 def test_what_is_taken_undecoded_of_any_rest_is_what_decoding_gives(
     events: list[bytes], expectation: Expectation, size: int

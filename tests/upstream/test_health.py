@@ -57,7 +57,8 @@ async def test_one_is_enough_for_a_replica_that_was_never_seen_well(start_proxy)
 
 
 async def test_a_look_without_an_answer_is_one_that_failed(start_proxy, monkeypatch):
-    limits = Limits(first_byte_s=LOOK_S, between_bytes_s=LOOK_S, total_s=LOOK_S)
+    wait_s = 0.3  # long enough for the look that has an answer
+    limits = Limits(first_byte_s=wait_s, between_bytes_s=wait_s, total_s=wait_s)
     async with LookedAt(HEALTHY, Do.WAIT_FOR_PEER) as upstream:
         proxy = await start_proxy(upstream.url, health_interval_s=LOOK_S, eject_s=LONG)
         monkeypatch.setattr("proxy.upstream.client._PROBE", limits)
