@@ -80,6 +80,11 @@ def every_port_that_is_named_exists(manifests: Manifests) -> None:
         [service] = _matching(manifests.of("Service"), monitor["spec"]["selector"]["matchLabels"])
         served = {port["name"] for port in service["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= served
+    for policy in manifests.of("NetworkPolicy"):
+        [pod] = [pod for pod in manifests.workloads() if _chosen(policy).items() <= pod.labels.items()]
+        names = {port["name"] for c in pod.containers for port in c.get("ports", [])}
+        allowed = {port["port"] for way in policy["spec"].get("ingress", []) for port in way["ports"]}
+        assert allowed <= names
 
 
 def alerts_find_what_is_scraped(manifests: Manifests) -> None:
@@ -93,8 +98,7 @@ def alerts_find_what_is_scraped(manifests: Manifests) -> None:
 def selectors_find_pods(manifests: Manifests) -> None:
     labels = [pod.labels for pod in manifests.workloads()]
     for item in manifests.of("Deployment", "PodDisruptionBudget", "NetworkPolicy"):
-        chosen = (item["spec"].get("selector") or item["spec"]["podSelector"])["matchLabels"]
-        assert sum(chosen.items() <= of_pod.items() for of_pod in labels) == 1, item["metadata"]["name"]
+        assert sum(_chosen(item).items() <= of_pod.items() for of_pod in labels) == 1, item["metadata"]["name"]
 
 
 #: The variables of a proxy that are addresses: where it listens, and where spans go.
@@ -212,6 +216,12 @@ def _config(manifests: Manifests) -> Config:
     values: dict[str, Any] = tomllib.loads(manifests.settings_file())
     wanted = ("drain_delay_s", "drain_timeout_s", "workers", "max_in_flight", "max_buffered_bytes")
     return Config(**{name: values[name] for name in wanted if name in values})
+
+
+def _chosen(item: Manifest) -> dict[str, str]:
+    """The labels of the pods that it is about."""
+    labels: dict[str, str] = (item["spec"].get("selector") or item["spec"]["podSelector"])["matchLabels"]
+    return labels
 
 
 def _matching(items: list[Manifest], labels: dict[str, str]) -> list[Manifest]:

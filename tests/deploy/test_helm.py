@@ -54,7 +54,7 @@ def test_settings_arrive_as_they_were_given():
         (["--set", "image.digest=latest"], "does not match pattern"),
         (["--set", "graceMarginSeconds=0"], "minimum"),
         (["--set", "autoscaling.enabled=true", "--set", "config.max_in_flight=64"], "is never reached"),
-        (["--set", "config.metrics_port=9001"], "know one port only"),
+        (["--set", "config.metrics_port=9000"], "is the port of the proxy itself"),
         (["--set", "mode=sidecar", "--set", "autoscaling.enabled=true"], "which keda scales"),
     ],
 )
@@ -99,6 +99,42 @@ def test_with_tls_everybody_who_asks_speaks_it():
     assert {probe["httpGet"]["scheme"] for probe in probes} == {"HTTPS"}
     assert [endpoint["scheme"] for endpoint in monitor["spec"]["endpoints"]] == ["https"]
     assert service["spec"]["ports"][0]["appProtocol"] == "https"
+
+
+def test_metrics_on_a_port_of_their_own_are_for_prometheus_alone():
+    """Who publishes the Service of clients publishes no numbers, and who may send requests may not read them."""
+    manifests = chart("metrics")
+    settings = tomllib.loads(manifests.settings_file())
+    clients, numbers = manifests.of("Service")
+    [monitor], [policy] = manifests.of("ServiceMonitor"), manifests.of("NetworkPolicy")
+    [endpoint] = monitor["spec"]["endpoints"]
+    from_clients, from_prometheus = policy["spec"]["ingress"]
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+    assert (settings["metrics_port"], settings["metrics_host"]) == (9090, "0.0.0.0")
+    assert {"name": "metrics", "containerPort": 9090} in manifests.proxy().container("proxy")["ports"]
+    assert [port["name"] for port in clients["spec"]["ports"]] == ["http"]
+    assert [(port["name"], port["port"]) for port in numbers["spec"]["ports"]] == [("metrics", 9090)]
+    assert numbers["spec"]["clusterIP"] == "None"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= numbers["metadata"]["labels"].items()
+    assert endpoint["port"] == "metrics"
+    assert "authorization" not in endpoint  # metrics_auth: open
+    assert from_prometheus == {"from": [monitoring], "ports": [{"port": "metrics", "protocol": "TCP"}]}
+    assert monitoring not in from_clients["from"]
+    assert from_clients["ports"] == [{"port": "http", "protocol": "TCP"}]
+
+
+def test_metrics_on_a_port_of_their_own_are_read_with_a_key_unless_it_is_open():
+    [monitor] = chart("metrics", "--set", "config.metrics_auth=auto").of("ServiceMonitor")
+    [endpoint] = monitor["spec"]["endpoints"]
+
+    assert endpoint["authorization"]["credentials"] == {"name": "devstral-proxy-metrics", "key": "token"}
+
+
+def test_an_address_of_the_metrics_that_is_said_stays():
+    flags = ("--set", "config.metrics_port=9090", "--set", "config.metrics_host=127.0.0.1")
+
+    assert tomllib.loads(chart("", *flags).settings_file())["metrics_host"] == "127.0.0.1"
 
 
 def test_the_test_pod_may_pass_the_policy():

@@ -12,6 +12,10 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "proxy.metricsService" -}}
+{{- printf "%s-metrics" (include "proxy.fullname" . | trunc 55 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- define "proxy.serviceAccount" -}}
 {{- .Values.serviceAccount.name | default (ternary (include "proxy.fullname" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
@@ -34,7 +38,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{- /* The settings with the backends of the mode. */ -}}
+{{- /* The settings with the backends of the mode, and the metrics' own listener where Prometheus reaches it. */ -}}
 {{- define "proxy.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- if not (or $config.backends $config.vllm_base) -}}
@@ -43,6 +47,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- else -}}
 {{- $_ := set $config "backends" (list (dict "url" (printf "http://vllm:%v" .Values.networkPolicy.vllmPort) "dns" true)) -}}
 {{- end -}}
+{{- end -}}
+{{- if and $config.metrics_port (not (hasKey $config "metrics_host")) -}}
+{{- $_ := set $config "metrics_host" ($config.host | default "0.0.0.0") -}}
 {{- end -}}
 {{- $config | toJson -}}
 {{- end -}}
