@@ -1,6 +1,7 @@
 """Kubernetes manifests as they are rendered: by kustomize out of an overlay, by Helm out of a file of values."""
 
 import functools
+import os
 import platform
 import subprocess
 import sys
@@ -75,6 +76,17 @@ class Manifests(NamedTuple):
 def overlay(name: str) -> Manifests:
     """What `kubectl apply -k` would send."""
     return _parsed(tool("kubectl", "kustomize", str(OVERLAYS / name)))
+
+
+def joined(folder: Path, *components: str) -> Manifests:
+    """What an overlay in `folder` would send that is the overlay `gateway` and components, in this order."""
+    to_kubernetes = os.path.relpath(OVERLAYS.parent, folder)  # kustomize takes no absolute path
+    kustomization = {
+        "resources": [f"{to_kubernetes}/overlays/gateway"],
+        "components": [f"{to_kubernetes}/components/{name}" for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+    return _parsed(tool("kubectl", "kustomize", str(folder)))
 
 
 @functools.cache

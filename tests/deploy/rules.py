@@ -102,7 +102,9 @@ def selectors_find_pods(manifests: Manifests) -> None:
 
 
 #: The variables of a proxy that are addresses: where it listens, and where spans go.
-NO_SECRETS = frozenset({"PROXY_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"})
+NO_SECRETS = frozenset(
+    {"PROXY_HOST", "PROXY_METRICS_HOST", "PROXY_METRICS_PORT", "OTEL_EXPORTER_OTLP_ENDPOINT"},
+)
 
 
 def secrets_come_by_reference(manifests: Manifests) -> None:

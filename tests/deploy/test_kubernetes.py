@@ -10,7 +10,7 @@ import yaml
 from proxy import __version__
 from proxy.cli import main
 from tests.deploy import generated
-from tests.deploy.manifests import OVERLAY_NAMES, OVERLAYS, ROOT, Manifests, overlay
+from tests.deploy.manifests import OVERLAY_NAMES, OVERLAYS, ROOT, Manifests, joined, overlay
 from tests.deploy.rules import RULES, metric_names
 from tests.deploy.volumes import proxy_flags
 
@@ -104,6 +104,64 @@ def test_the_alerts_are_those_of_prometheus():
     [rule] = overlay("gateway-ha").of("PrometheusRule")
 
     assert rule["spec"] == yaml.safe_load(generated.ALERTS.read_text(encoding="utf-8"))
+
+
+# --- components that no overlay has
+
+#: In the order in which they stand in an overlay's list.
+JOINED = [
+    ("monitoring", "tls"),
+    ("monitoring", "metrics-port"),
+    ("monitoring", "metrics-port", "tls"),
+]
+
+
+@pytest.mark.parametrize("components", JOINED, ids=" ".join)
+def test_components_that_are_joined_keep_the_rules(components, known, tmp_path, monkeypatch, capsys):
+    manifests = joined(tmp_path, *components)
+    for rule in RULES:
+        rule(manifests)
+    flags = proxy_flags(manifests, known, tmp_path / "volumes", monkeypatch.setenv)
+
+    assert main(["check-config", *flags]) == 0, capsys.readouterr().err
+
+
+def test_every_component_is_in_some_overlay_or_joined_here():
+    folder = OVERLAYS.parent
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("overlays/*/kustomization.yaml")]
+    used = {name for text in texts for name in re.findall(r"components/([\w-]+)", text)}
+
+    assert {path.name for path in (folder / "components").iterdir()} == used | {n for names in JOINED for n in names}
+
+
+def test_metrics_on_a_port_of_their_own_are_for_prometheus_alone(tmp_path):
+    manifests = joined(tmp_path, "monitoring", "metrics-port")
+    ways = {item["metadata"]["name"]: item["spec"]["ingress"] for item in manifests.of("NetworkPolicy")}
+    env = {entry["name"]: entry["value"] for entry in manifests.proxy().container("proxy")["env"]}
+    [monitor] = manifests.of("ServiceMonitor")
+    metrics = [{"port": "metrics", "protocol": "TCP"}]
+
+    assert (env["PROXY_METRICS_HOST"], env["PROXY_METRICS_PORT"]) == ("0.0.0.0", "9090")
+    assert [way["ports"] for way in ways["devstral-proxy-from-monitoring"]] == [metrics]
+    assert metrics not in [way["ports"] for way in ways["devstral-proxy"]]
+    assert [endpoint["port"] for endpoint in monitor["spec"]["endpoints"]] == ["metrics"]
+    assert manifests.get("Service", "devstral-proxy-metrics")["spec"]["clusterIP"] == "None"
+    assert [port["name"] for port in manifests.get("Service", "devstral-proxy")["spec"]["ports"]] == ["http"]
+
+
+@pytest.mark.parametrize("components", [("monitoring", "tls"), ("monitoring", "metrics-port", "tls")], ids=" ".join)
+def test_with_tls_everybody_who_asks_speaks_it(components, tmp_path):
+    manifests = joined(tmp_path, *components)
+    [monitor] = manifests.of("ServiceMonitor")
+    [endpoint] = monitor["spec"]["endpoints"]
+    services = [item for item in manifests.of("Service") if item["metadata"]["name"].startswith("devstral-proxy")]
+    probes = [value for key, value in manifests.proxy().container("proxy").items() if key.endswith("Probe")]
+
+    assert {probe["httpGet"]["scheme"] for probe in probes} == {"HTTPS"}
+    assert {port["appProtocol"] for service in services for port in service["spec"]["ports"]} == {"https"}
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["serverName"] == "devstral-proxy"
+    assert endpoint["tlsConfig"]["ca"]["secret"] == {"name": "devstral-proxy-tls", "key": "ca.crt", "optional": True}
 
 
 # --- deploy/README.md
