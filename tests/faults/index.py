@@ -528,7 +528,8 @@ FAULTS: Final[dict[str, Fault]] = {
         ),
     ),
     "F40": Fault(
-        "Everything is installed from locks with hashes, few packages serve, and importing talks to nobody.",
+        "Everything is installed from locks with hashes, few packages serve, importing talks to nobody, and there is a"
+        " bill of materials.",
         (
             *_in(
                 "faults/test_f40_supply_chain",
@@ -538,8 +539,8 @@ FAULTS: Final[dict[str, Fault]] = {
                 "importing_reaches_nobody",
             ),
             *_in("test_packaging", "the_wheel_holds_the_package_its_licence_and_nothing_else"),
+            *_in("deploy/test_image", "the_bill_of_materials_lists_what_is_locked"),
         ),
-        "There is no list of parts (SBOM) besides the locks.",
     ),
 }
 
