@@ -65,6 +65,12 @@ def test_changes_are_checked_by_what_ci_run_calls_and_more():
     assert of_ci_run <= of_workflow
 
 
+def test_every_target_that_tests_is_called_somewhere():
+    called = {target for path in WORKFLOWS for target in targets_of(commands_of(path))}
+
+    assert {target for target in makefile_targets() if target.startswith("test")} - called == set()
+
+
 def test_the_last_job_waits_for_every_other():
     jobs = read(GITHUB / "workflows" / "ci.yml")["jobs"]
 
