@@ -1,10 +1,13 @@
 #!/bin/sh
-# Make the secrets of deploy/compose.yaml in deploy/secrets, those that are not there yet; none is ever replaced.
+# Make the secrets of deploy/compose.yaml in deploy/secrets, those that are not there yet. What is there stays, but for
+# what was made of a file that is gone: store_url of valkey_password, client_key and metrics_key of keys/keys.json.
 #
 #   PROXY=.venv/bin/devstral-proxy deploy/secrets.sh
 #
-# The key for clients is in client_key. To replace one: remove its file and run this again (of keys, revoke it first:
-# devstral-proxy keys revoke NAME --keys-file deploy/secrets/keys/keys.json).
+# The key for clients is in client_key. To replace a secret: remove its file, run this again, and make the containers
+# anew, which hold the old file: make up PROFILE=... ARGS=--force-recreate. A key is revoked first:
+# devstral-proxy keys revoke NAME --keys-file deploy/secrets/keys/keys.json. Grafana reads its password when it is first
+# started, and takes another one in its own pages.
 set -eu
 
 cd "$(dirname "$0")"
@@ -23,8 +26,9 @@ random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 # Readable by the containers' users. What keeps others of this machine out is the folder.
 keep() { cat > "$1.new" && chmod 0444 "$1.new" && mv "$1.new" "$1"; }
 
-# It holds the password: where that is made anew, so is this.
+# They are made of another file: where that is made anew, so are these.
 [ -s valkey_password ] || rm -f store_url
+[ -s keys/keys.json ] || rm -f client_key metrics_key
 for name in valkey_password vllm_api_key grafana_password; do
     [ -s "$name" ] || random | keep "$name"
 done

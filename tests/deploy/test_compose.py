@@ -144,21 +144,37 @@ def test_containers_may_read_their_secrets_and_others_may_not_enter_the_folder(s
     assert stat.S_IMODE((secrets / "keys" / "keys.json").stat().st_mode) == 0o644
 
 
-def test_no_secret_is_ever_replaced(secrets):
+def test_a_secret_that_is_there_stays(secrets):
     before = {path: path.read_bytes() for path in secrets.rglob("*") if path.is_file()}
     run(str(secrets.parent / "secrets.sh"), env={"PROXY": str(secrets.parent / "proxy"), "PATH": "/usr/bin:/bin"})
     assert {path: path.read_bytes() for path in secrets.rglob("*") if path.is_file()} == before
 
 
 def test_a_new_password_of_the_store_is_in_its_url(secrets, tmp_path):
-    shutil.copytree(secrets.parent, tmp_path / "deploy")
-    made = tmp_path / "deploy" / "secrets"
-    (made / "valkey_password").unlink()
-    script, proxy = (str(tmp_path / "deploy" / name) for name in ("secrets.sh", "proxy"))
-    run(script, env={"PROXY": proxy, "PATH": "/usr/bin:/bin"})
+    made = made_anew(secrets, tmp_path, without="valkey_password")
 
     assert (made / "valkey_password").read_bytes() != (secrets / "valkey_password").read_bytes()
     assert (made / "store_url").read_text() == f"valkey://:{(made / 'valkey_password').read_text()}@valkey:6379/0"
+
+
+def test_a_new_file_of_keys_has_the_keys_that_stand_beside_it(secrets, tmp_path):
+    made = made_anew(secrets, tmp_path, without="keys/keys.json")
+    known = (made / "keys" / "keys.json").read_text()
+
+    for name in ("client", "metrics"):
+        key = (made / f"{name}_key").read_text()
+        assert key != (secrets / f"{name}_key").read_text()
+        assert f'"{key.split("_")[1]}"' in known
+
+
+def made_anew(secrets, tmp_path, *, without):
+    """Return the folder that the script makes of a copy without one file."""
+    shutil.copytree(secrets.parent, tmp_path / "deploy")
+    made = tmp_path / "deploy" / "secrets"
+    (made / without).unlink()
+    script, proxy = (str(tmp_path / "deploy" / name) for name in ("secrets.sh", "proxy"))
+    run(script, env={"PROXY": proxy, "PATH": "/usr/bin:/bin"})
+    return made
 
 
 def test_no_secret_stands_in_the_environment_or_in_git():
