@@ -88,11 +88,14 @@ def every_port_that_is_named_exists(manifests: Manifests) -> None:
 
 
 def alerts_find_what_is_scraped(manifests: Manifests) -> None:
-    """They name the job, which is the value of the Service's label that the ServiceMonitor names."""
+    """They name the job: what the ServiceMonitor replaces it by, or the value of the Service's label that it names."""
     jobs = set(re.findall(r'job="([^"]+)"', ALERTS.read_text(encoding="utf-8")))
     for monitor in manifests.of("ServiceMonitor"):
         [service] = _matching(manifests.of("Service"), monitor["spec"]["selector"]["matchLabels"])
-        assert jobs <= {service["metadata"]["labels"][monitor["spec"]["jobLabel"]]}
+        by_label = service["metadata"]["labels"].get(monitor["spec"].get("jobLabel"))
+        for endpoint in monitor["spec"]["endpoints"]:
+            relabelled = {each["targetLabel"]: each["replacement"] for each in endpoint.get("relabelings", [])}
+            assert jobs <= {relabelled.get("job", by_label)}
 
 
 def selectors_find_pods(manifests: Manifests) -> None:

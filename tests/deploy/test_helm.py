@@ -13,7 +13,7 @@ from proxy.cli import main
 from proxy.config import SETTINGS, Config
 from tests.deploy import generated
 from tests.deploy.manifests import CHART, VALUES_NAMES, chart, run_tool, tool
-from tests.deploy.rules import RULES
+from tests.deploy.rules import RULES, alerts_find_what_is_scraped
 from tests.deploy.volumes import proxy_flags
 
 
@@ -55,6 +55,7 @@ def test_settings_arrive_as_they_were_given():
         (["--set", "graceMarginSeconds=0"], "minimum"),
         (["--set", "autoscaling.enabled=true", "--set", "config.max_in_flight=64"], "is never reached"),
         (["--set", "config.metrics_port=9000"], "is the port of the proxy itself"),
+        (["--set", "tls.clientCA.existingSecret=ca", "--set", "serviceMonitor.enabled=true"], "has to show one too"),
         (["--set", "mode=sidecar", "--set", "autoscaling.enabled=true"], "which keda scales"),
     ],
 )
@@ -129,6 +130,31 @@ def test_metrics_on_a_port_of_their_own_are_read_with_a_key_unless_it_is_open():
     [endpoint] = monitor["spec"]["endpoints"]
 
     assert endpoint["authorization"]["credentials"] == {"name": "devstral-proxy-metrics", "key": "token"}
+
+
+def test_alerts_find_a_release_of_another_name():
+    flags = ("--set", "nameOverride=other", "--set", "fullnameOverride=other")
+
+    alerts_find_what_is_scraped(chart("metrics", *flags))
+
+
+def test_prometheus_shows_a_certificate_where_clients_have_to():
+    [monitor] = chart("certificates").of("ServiceMonitor")
+    [endpoint] = monitor["spec"]["endpoints"]
+
+    assert endpoint["tlsConfig"]["cert"] == {"secret": {"name": "prometheus-client", "key": "tls.crt"}}
+    assert endpoint["tlsConfig"]["keySecret"] == {"name": "prometheus-client", "key": "tls.key"}
+
+
+@pytest.mark.parametrize(("values", "service"), [("sidecar", "one"), ("sidecar metrics", "one-metrics")])
+def test_model_servers_are_scaled_on_the_requests_of_their_own_release(values, service):
+    """Two releases in a namespace are two models."""
+    flags = ("--set", "config.metrics_port=9090") if "metrics" in values else ()
+    [scaled] = chart("sidecar", "--set", "fullnameOverride=one", *flags).of("ScaledObject")
+    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+
+    assert len(queries) == 3
+    assert all(f'{{namespace="devstral",service="{service}"' in query for query in queries)
 
 
 def test_an_address_of_the_metrics_that_is_said_stays():
