@@ -141,6 +141,15 @@ def test_nothing_but_a_tag_releases_and_nothing_stored_is_used_for_it():
     assert set(re.findall(r"secrets\.(\w+)", text)) == {"GITHUB_TOKEN"}
 
 
+def test_a_release_has_the_files_that_are_named_and_no_others():
+    """docker/build-push-action leaves an artifact of its own."""
+    jobs = read(GITHUB / "workflows" / "release.yml")["jobs"]
+    made = [step["with"]["name"] for step in jobs["packages"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    [taken] = [step["with"] for step in jobs["notes"]["steps"] if "download-artifact" in step.get("uses", "")]
+
+    assert taken.get("pattern") == f"{{{','.join(made)}}}"
+
+
 @every_workflow
 def test_no_job_runs_for_ever(path):
     assert all("timeout-minutes" in job for job in read(path)["jobs"].values() if "steps" in job)
