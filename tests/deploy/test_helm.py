@@ -224,6 +224,22 @@ def test_an_installation_says_where_it_is_and_how_long_it_takes_to_end(values, u
     assert f"up to {grace} s to end" in notes
 
 
+@pytest.mark.parametrize(
+    ("flags", "is_warned"),
+    [
+        (("--set", "mode=sidecar"), True),
+        (("--set", "mode=sidecar", "--set", "networkPolicy.internet=true"), False),
+        (("--set", "mode=sidecar", "--set", "vllm.cache.existingClaim=weights"), False),
+        ((), False),
+    ],
+)
+def test_an_installation_says_when_nothing_lets_the_weights_in(flags, is_warned):
+    """vLLM would try for half an hour, be started anew, and try again."""
+    said = tool("helm", "install", "devstral-proxy", str(CHART), "--dry-run=client", *flags)
+
+    assert ("networkPolicy.internet" in said.partition("NOTES:")[2]) == is_warned
+
+
 def test_helm_finds_nothing_to_complain_about(tmp_path):
     for values in VALUES_NAMES:
         assert "0 chart(s) failed" in tool(
