@@ -5,6 +5,7 @@ import contextlib
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import aiohttp
@@ -54,6 +55,15 @@ def test_what_the_service_may_do_is_as_little_as_the_readme_says():
     [claimed] = re.findall(r"exposure level of (\d+\.\d)", (DEPLOY / "README.md").read_text(encoding="utf-8"))
 
     assert float(exposure) <= float(claimed)
+
+
+def test_the_guide_says_where_the_socket_listens():
+    [address] = re.findall(r"^ListenStream=(\S+)$", SOCKET, re.MULTILINE)
+    settings = tomllib.loads((DEPLOY / "edge" / "proxy.toml").read_text())
+    guide = (DEPLOY / "README.md").read_text(encoding="utf-8")
+
+    assert f"**The address** is the socket's, `{address}`" in guide
+    assert f"give that the `{settings['host']}:{settings['port']}` of this file" in guide
 
 
 def test_the_time_to_stop_is_longer_than_the_longest_end():
