@@ -207,6 +207,8 @@ image: ## Build the container image with docker, podman or buildah: IMAGE=devstr
 PROFILE := demo
 
 up: $(VENV)/.run-stamp ## Run vLLM, the proxy and what watches them with docker compose: PROFILE=demo or gpu
+	@docker compose version >/dev/null 2>&1 || \
+	    { echo 'No docker compose: install Docker with its plugin compose, 2.20 or newer.' >&2; exit 1; }
 	@PROXY=$(BIN)/devstral-proxy deploy/secrets.sh
 	docker compose --file deploy/compose.yaml --profile $(PROFILE) up --build --wait $(ARGS)
 

@@ -38,6 +38,22 @@ def test_docker_compose_understands_it(profile, tmp_path):
     run("docker", "compose", "--file", str(DEPLOY / "compose.yaml"), "--profile", profile, "config", "--quiet")
 
 
+def test_a_docker_without_compose_is_named_before_anything_is_made(tmp_path):
+    """Docker itself says `unknown flag: --file`."""
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    docker.chmod(0o755)
+    [recipe] = re.findall(r"^up: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (tmp_path / "Makefile").write_text(f"up:\n{recipe}")
+    done = subprocess.run(
+        ["make", "up"], cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+
+    assert done.returncode != 0
+    assert "No docker compose" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"docker", "Makefile"}
+
+
 YAMLS = [
     DEPLOY / "compose.yaml",
     *(path for room in ("prometheus", "grafana", "otel") for path in (DEPLOY / room).rglob("*.y*ml")),
