@@ -150,6 +150,38 @@ def test_a_release_has_the_files_that_are_named_and_no_others():
     assert taken.get("pattern") == f"{{{','.join(made)}}}"
 
 
+@pytest.mark.parametrize(
+    ("tag", "tags", "flag"),
+    [
+        ("v1.2.3", "ghcr.io/a/b:1.2.3,ghcr.io/a/b:1.2,ghcr.io/a/b:latest", ""),
+        ("v1.2.3rc1", "ghcr.io/a/b:1.2.3rc1", "--prerelease"),
+    ],
+)
+def test_only_a_finished_version_is_the_latest(tag, tags, flag, tmp_path):
+    jobs = read(GITHUB / "workflows" / "release.yml")["jobs"]
+    [names] = [step["run"] for step in jobs["image"]["steps"] if step.get("id") == "names"]
+    [notes] = [step["run"] for step in jobs["notes"]["steps"] if "gh release" in step.get("run", "")]
+    programs = {"docker": "echo sha256:abc", "gh": 'echo "$*"'}
+    for name, does in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    outputs = tmp_path / "outputs"
+    env = {
+        "GITHUB_REF_NAME": tag,
+        "GITHUB_REPOSITORY": "A/b",
+        "GITHUB_OUTPUT": str(outputs),
+        "PATH": os.environ["PATH"],
+    }
+    env["PATH"] = f"{tmp_path}:{env['PATH']}"
+    said = [
+        subprocess.run(["bash", "-e", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        for script in (names, notes)
+    ]
+
+    assert f"tags={tags}\n" in outputs.read_text()
+    assert ("--prerelease" if "--prerelease" in said[1].stdout else "") == flag
+
+
 @every_workflow
 def test_no_job_runs_for_ever(path):
     assert all("timeout-minutes" in job for job in read(path)["jobs"].values() if "steps" in job)
