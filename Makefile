@@ -206,11 +206,12 @@ image: ## Build the container image with docker, podman or buildah: IMAGE=devstr
 
 PROFILE := demo
 
+# An image that is named is fetched: with a digest its name could not be given to a build.
 up: $(VENV)/.run-stamp ## Run vLLM, the proxy and what watches them with docker compose: PROFILE=demo or gpu
 	@docker compose version >/dev/null 2>&1 || \
 	    { echo 'No docker compose: install Docker with its plugin compose, 2.20 or newer.' >&2; exit 1; }
 	@PROXY=$(BIN)/devstral-proxy deploy/secrets.sh
-	docker compose --file deploy/compose.yaml --profile $(PROFILE) up --build --wait $(ARGS)
+	docker compose --file deploy/compose.yaml --profile $(PROFILE) up $(if $(PROXY_IMAGE),--no-build,--build) --wait $(ARGS)
 
 # Where control groups are of both versions, crun wants only the older one to be seen.
 test-image: $(VENV)/.dev-stamp .venv-deploy/.stamp .venv-kube/.stamp ## Build the image, run it and look at it; as root on Debian podman is installed

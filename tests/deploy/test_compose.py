@@ -54,6 +54,16 @@ def test_a_docker_without_compose_is_named_before_anything_is_made(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"docker", "Makefile"}
 
 
+@pytest.mark.parametrize(
+    ("flags", "how"), [((), "--build"), (("PROXY_IMAGE=registry.example.org/proxy@sha256:abc",), "--no-build")]
+)
+def test_an_image_that_is_named_is_not_built(flags, how):
+    """One that is named by its digest cannot be: that is no tag."""
+    told = run("make", "--dry-run", "up", *flags, cwd=str(ROOT))
+
+    assert re.search(rf"--profile demo up {how} --wait", told)
+
+
 YAMLS = [
     DEPLOY / "compose.yaml",
     *(path for room in ("prometheus", "grafana", "otel") for path in (DEPLOY / room).rglob("*.y*ml")),
