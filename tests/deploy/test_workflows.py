@@ -182,6 +182,17 @@ def test_only_a_finished_version_is_the_latest(tag, tags, flag, tmp_path):
     assert ("--prerelease" if "--prerelease" in said[1].stdout else "") == flag
 
 
+def test_the_guide_says_what_a_release_needs_and_where_it_is():
+    guide = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    section = guide.partition("\n## Releases\n")[2].partition("\n## ")[0]
+    jobs = read(GITHUB / "workflows" / "release.yml")["jobs"]
+    registry = [step["with"]["registry"] for step in jobs["image"]["steps"] if "registry" in step.get("with", {})]
+
+    assert f"environment `{jobs['index']['environment']['name']}`" in section
+    assert all(f"`{name}/OWNER/NAME`" in section for name in registry)
+    assert {"1.2.3", "1.2", "latest", "1.2.3rc1"} <= set(re.findall(r"`([^`]+)`", section))
+
+
 @every_workflow
 def test_no_job_runs_for_ever(path):
     assert all("timeout-minutes" in job for job in read(path)["jobs"].values() if "steps" in job)
