@@ -643,6 +643,7 @@ def test_every_field_of_the_expectation_but_two_tells_questions_apart(name):
         "legacy_functions": True,
         "echoed_prefix": "x",
         "max_tokens": 7,
+        "choices": 2,
     }[name]
     changed = msgspec.structs.replace(
         request, expectation=msgspec.structs.replace(request.expectation, **{name: other})

@@ -230,6 +230,9 @@ def test_times_in_headers_are_spelled_as_openai_spells_them(seconds, text):
 def test_an_estimate_is_of_the_bodys_bytes_and_of_what_the_answer_may_have():
     assert estimate_of(b"x" * 4001, 300) == (1001, 300)
     assert estimate_of(b"x" * 4000, None) == (1000, 1024)
+    assert estimate_of(b"x" * 4000, 300, 8) == (1000, 2400)
+    assert estimate_of(b"x" * 4000, None, 8) == (1000, 8192)
+    assert estimate_of(b"x" * 4000, 2**53, 2**53) == (1000, 2**53)
 
 
 def test_a_picture_is_not_taken_for_text():
@@ -385,6 +388,51 @@ async def test_what_the_model_server_counted_is_what_a_request_costs(start_proxy
                 assert response.status == 200
 
         assert await tokens_left(proxy) == 10_000 - 4 * 5
+
+
+@pytest.mark.parametrize("profile", ["vllm-mistral-tokenizer", "passthrough"])
+async def test_each_choice_may_have_as_many_tokens_as_the_request_allows(start_proxy, profile):
+    async with ScriptedUpstream(WHOLE) as upstream:
+        proxy = await start_proxy(upstream.url, profile=profile, **limited(tokens_per_day=10_000))
+        async with proxy.chat(max_tokens=600, n=3) as response:
+            size = (await proxy.log.line())["bytes_in"]
+            left = int(response.headers["x-ratelimit-remaining-tokens"])
+
+        assert left == 10_000 - 1800 - -(-size // 4)
+
+
+@pytest.mark.parametrize("profile", ["vllm-mistral-tokenizer", "passthrough"])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n"])
+async def test_a_number_of_any_size_takes_no_place_for_ever(start_proxy, name, profile):
+    """It was too large for a double: a 500, after the request had been given its place."""
+    async with ScriptedUpstream(WHOLE) as upstream:
+        proxy = await start_proxy(upstream.url, profile=profile, **limited(max_concurrent=1))
+        for sign in (1, -1):
+            async with proxy.chat(**{name: sign * 10**400}) as response:
+                assert response.status == 200
+
+        await proxy.edge.reload(msgspec.structs.replace(proxy.edge.config, **limited(tokens_per_minute=5_000)))
+        async with proxy.chat(**{name: 10**400}) as response:
+            assert response.status == 429
+            assert (await response.json())["error"]["message"].startswith("Request too large")
+
+
+@pytest.mark.parametrize("counted", [-5_000, 10**25, 10**400], ids=["negative", "large", "no double"])
+async def test_a_count_that_cannot_be_is_none(start_proxy, counted):
+    """The last one ended the connection after its answer, and kept its place for ever."""
+    answer = {**completion(), "usage": {"prompt_tokens": counted, "completion_tokens": counted}}
+    async with ScriptedUpstream([whole(answer)], WHOLE) as upstream:
+        proxy = await start_proxy(upstream.url, **limited(tokens_per_day=10_000, max_concurrent=1))
+        async with proxy.chat() as response:
+            assert (await response.json())["usage"]["prompt_tokens"] == counted
+        line = await proxy.log.line()
+        left = await tokens_left(proxy)
+        async with proxy.session.get(f"{proxy.url}/metrics") as response:
+            metrics = await response.text()
+
+    assert (line["status"], line["error"], line["tokens_in"], line["tokens_out"]) == (200, None, None, None)
+    assert left == 10_000 - -(-line["bytes_in"] // 4)
+    assert 'devstral_proxy_tokens_total{direction="in"} 3.0' in metrics
 
 
 async def test_a_refused_request_costs_no_tokens(start_proxy):
