@@ -270,7 +270,8 @@ def duration(seconds: float) -> str:
 
 def _refused(decision: Decision, refusal: Refusal, model: str, tokens: int) -> RateLimited:
     what = _LIMIT_WORDS[refusal.limit] + _SCOPE_WORDS[refusal.scope].format(model=model)
-    used = f"Limit {refusal.most}, Used {refusal.used}, Requested {1 if refusal.limit in _OF_REQUESTS else tokens}."
+    most = f"{refusal.most}" if refusal.at_once == refusal.most else f"{refusal.most} ({refusal.at_once} at once)"
+    used = f"Limit {most}, Used {refusal.used}, Requested {1 if refusal.limit in _OF_REQUESTS else tokens}."
     wait_s = refusal.wait_s
     if wait_s == NEVER:
         wait_s = MINUTE_S if refusal.limit is Limit.TOKENS else DAY_S

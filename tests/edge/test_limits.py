@@ -136,7 +136,8 @@ async def test_a_refusal_says_which_limit_how_much_of_it_and_when_to_come_back()
     error = await bench.refused(tokens=100)
 
     assert error.message == (
-        "Rate limit reached for requests per minute: Limit 60, Used 60, Requested 1. Please try again in 750ms."
+        "Rate limit reached for requests per minute: Limit 60 (2 at once), Used 2, Requested 1."
+        " Please try again in 750ms."
     )
     assert (error.status, error.kind, error.code) == (429, "requests", "rate_limit_exceeded")
     assert bench.trail.limit == "requests_per_minute"
@@ -163,6 +164,16 @@ async def test_too_many_tokens_are_refused_with_the_time_until_they_fit():
     assert (error.kind, error.code, error.headers["Retry-After"]) == ("tokens", "rate_limit_exceeded", "24")
     bench.clock.now_s += 24
     await bench.ask(tokens=500)
+
+
+async def test_a_debt_is_told_as_what_was_used():
+    bench = Bench(tiers={"default": Tier(tokens_per_minute=1000)})
+    (await bench.ask(tokens=900)).settle(2500, 500)
+    error = await bench.refused(tokens=500)
+
+    assert error.message == (
+        "Rate limit reached for tokens per minute: Limit 1000, Used 3000, Requested 500. Please try again in 2m30s."
+    )
 
 
 async def test_a_request_over_the_whole_limit_is_told_that_it_will_never_fit():
