@@ -456,21 +456,32 @@ async def test_a_refused_request_costs_no_tokens(start_proxy):
         assert await tokens_left(proxy) == 10_000
 
 
-async def test_a_stream_whose_client_leaves_costs_its_prompt_and_what_it_had_seen(start_proxy):
-    seen = [text_chunk("", role="assistant"), *(text_chunk("x") for _ in range(500))]
+STREAMS = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9_000},
+    "/v1/responses": {"input": "Hi", "max_output_tokens": 9_000},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9_000},
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_stream_whose_client_leaves_costs_its_prompt_and_what_it_had_seen(start_proxy, path):
+    seen = [text_chunk("", role="assistant"), *(text_chunk("zz") for _ in range(500))]
     script = [STREAM_HEAD + b"".join(map(event, seen)), Do.WAIT_FOR_PEER]
     async with ScriptedUpstream(script, WHOLE) as upstream:
         proxy = await start_proxy(upstream.url, **limited(tokens_per_day=10_000, max_concurrent=1))
-        async with proxy.chat(stream=True, max_tokens=9_000) as response:
+        asked = {"model": "devstral", "stream": True, **STREAMS[path]}
+        async with proxy.session.post(proxy.url + path, json=asked) as response:
+            told = int(response.headers["x-ratelimit-remaining-tokens"])
             received = b""
-            while received.count(b"data: ") < len(seen):
+            while received.count(b"zz") < 500:
                 received += await response.content.readany()
             response.close()
         line = await proxy.log.line()
         left = await tokens_left(proxy)
 
     assert line["events"] == len(seen)
-    assert left == 10_000 - line["events"] - -(-line["bytes_in"] // 4)
+    assert left == told + 9_000 - len(seen)
+    assert line["bytes_in"] // 4 < 1_000 - told < line["bytes_in"] // 4 + 20  # of the chat that it becomes
 
 
 @pytest.mark.parametrize("stream", [False, True])
