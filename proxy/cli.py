@@ -108,6 +108,7 @@ def _demo(load: Load) -> int:
 def _check_config(load: Load) -> int:
     """Check the configuration and start nothing."""
     # imported here, so that `print-config` needs no server
+    from proxy.access.checks import keys_without_tier
     from proxy.access.exposure import check_exposure
     from proxy.observe.sink import check_log_file
     from proxy.process.reload import check
@@ -116,6 +117,11 @@ def _check_config(load: Load) -> int:
     check_log_file(config.log_file)
     check(config)
     check_exposure(config, (config.host,))
+    for entry in keys_without_tier(config):
+        print(
+            f"devstral-proxy: the key {entry.name} is refused: its tier {entry.tier} is not among `tiers`",
+            file=sys.stderr,
+        )
     print("devstral-proxy: the configuration is valid", file=sys.stderr)
     return ExitCode.CLEAN
 

@@ -180,6 +180,19 @@ def test_check_config_accepts_what_serve_would_and_creates_nothing(tmp_path, cap
     assert [entry.name for entry in tmp_path.iterdir()] == ["proxy.toml"]
 
 
+def test_check_config_tells_of_keys_whose_tier_is_not_there(tmp_path, capsys):
+    (tmp_path / "proxy.toml").write_text("keys_file = '%s'\n[tiers.ops]\n" % (tmp_path / "keys.json"), encoding="utf-8")
+    for name, tier in (("alice", "ops"), ("bob", "default"), ("carol", "opps")):
+        assert main(["keys", "add", name, "--tier", tier, "--keys-file", str(tmp_path / "keys.json")]) == 0
+    capsys.readouterr()
+
+    assert main(["check-config", "--config", str(tmp_path / "proxy.toml")]) == 0
+    assert capsys.readouterr().err == (
+        "devstral-proxy: the key carol is refused: its tier opps is not among `tiers`\n"
+        "devstral-proxy: the configuration is valid\n"
+    )
+
+
 def test_check_config_finds_a_log_file_that_cannot_be_written(tmp_path, capsys):
     assert main(["check-config", "--log-file", str(tmp_path / "absent" / "log")]) == ExitCode.CONFIG
     assert "log_file: the directory" in capsys.readouterr().err

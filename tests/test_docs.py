@@ -14,6 +14,7 @@ import proxy.translate.profile
 from benchmarks import outcome
 from proxy.cli import ExitCode
 from proxy.config import OPTIONS, SETTINGS, Backend, Grant, Issuer, ModelSettings, Tier, rows_of
+from proxy.edge.routes import LIVE, OPEN, OPERATORS, READY
 from proxy.errors import ProxyError
 from proxy.fronts.messages_request import MESSAGES_RULES
 from proxy.fronts.responses_rules import RESPONSES_RULES
@@ -308,3 +309,12 @@ def attributes_of(tree, owner):
             if holder.lstrip("_") == owner:
                 names.add(node.attr)
     return names
+
+
+def test_the_routes_that_need_no_key_are_named():
+    text = README.partition("\n## Authentication\n")[2].partition("\n### Keys\n")[0]
+    named = set(re.findall(r"`(/[^`]*)`", text))
+    files = {path for path in OPEN if "/assets/" in path}
+
+    assert named - OPERATORS == OPEN - files - {*LIVE, *READY}
+    assert named >= OPERATORS

@@ -31,7 +31,8 @@ if TYPE_CHECKING:  # what they need is an extra, and only loaded where there are
     from proxy.access.verifier import Verifier
 
 _AUTHORIZATION: Final = istr("Authorization")
-_HOW: Final = "Send `Authorization: Bearer` with an API key, or with a token of an issuer that is accepted here."
+#: RFC 6750, 3.1: for credentials that came, and are none.
+_INVALID: Final = 'Bearer error="invalid_token"'
 
 
 def check_access(config: Config) -> None:
@@ -97,6 +98,9 @@ class Access:
         }
         self._verifier = verifier
         self._takes_certificates = not (config.keys or config.api_keys or config.issuers)
+        ways = ["an API key"] if config.keys or config.api_keys else []
+        ways += ["a token of an issuer that is accepted here"] if config.issuers else []
+        self._how = f"Send `Authorization: Bearer` with {', or with '.join(ways)}."
 
     def known(self, headers: MultiMapping[str], certificate_name: str | None = None) -> Principal | None:
         """Return who asks, if that can be told without waiting; None is that `principal()` must be asked."""
@@ -134,12 +138,14 @@ class Access:
         values = headers.getall(_AUTHORIZATION, ())
         token = _bearer(values)
         if token is None:
-            raise Unauthorized(f"{_fault_of(values)} {_HOW}")
+            raise Unauthorized(f"{_fault_of(values)} {self._how}")
         if token.startswith(PREFIX) and self._ring.find(token, self._clock()) is not None:
             raise Forbidden("The key's tier is not among the proxy's `tiers`.", code="unknown_tier")
         if self._verifier is not None and is_token(token):
             return await self._verifier.principal(token)
-        raise Unauthorized(f"The key is not known here: wrong, revoked or expired. {_HOW}")
+        error = Unauthorized(f"The key is not known here: wrong, revoked or expired. {self._how}")
+        error.headers["WWW-Authenticate"] = _INVALID
+        raise error
 
     async def close(self) -> None:
         """End what is under way."""

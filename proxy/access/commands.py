@@ -84,7 +84,8 @@ def keys(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """
     parser = keys_parser()
     options = parser.parse_args(arguments)
-    path = options.keys_file or environ.get(VARIABLE) or _path_in(options.config)
+    options.settings = _settings_in(options.config)
+    path = options.keys_file or environ.get(VARIABLE) or options.settings.get("keys_file")
     if not path:
         parser.error(f"which file? --keys-file FILE, {VARIABLE}, or `keys_file` in --config FILE")
     try:
@@ -132,20 +133,20 @@ def _days(text: str) -> int:
     return int(text)
 
 
-def _path_in(config: str) -> str:
-    """Return what a configuration file calls `keys_file`, or ""."""
+def _settings_in(config: str) -> Mapping[str, Any]:
+    """Return what a configuration file says of keys; "" is no file, and says nothing."""
     if not config:
-        return ""
+        return {}
     try:
         values: Mapping[str, Any] = tomllib.loads(Path(config).read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"--config: cannot read {config}: {exc.strerror or type(exc).__name__}") from None
     except ValueError:
         raise ConfigError(f"--config: {config} is not a file of TOML") from None
-    path = values.get("keys_file", "")
-    if not isinstance(path, str):
-        raise ConfigError(f"{config}: keys_file: expected a path")
-    return path
+    for name, kind, what in (("keys_file", str, "a path"), ("tiers", dict, "a table")):
+        if not isinstance(values.get(name, kind()), kind):
+            raise ConfigError(f"{config}: {name}: expected {what}")
+    return values
 
 
 # --- the commands
@@ -164,6 +165,10 @@ def _add(path: str, options: argparse.Namespace) -> None:
     change_entries(path, change)
     print(key)
     print(f"devstral-proxy: {entry.name} is in {path}; this key is not shown again", file=sys.stderr)
+    if options.config and entry.tier not in ("", "default", *options.settings.get("tiers", {})):
+        print(
+            f"devstral-proxy: {options.config} has no tier {entry.tier}: without it the key is refused", file=sys.stderr
+        )
 
 
 def _list(path: str, options: argparse.Namespace) -> None:

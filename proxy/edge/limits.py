@@ -27,6 +27,8 @@ BYTES_PER_TOKEN: Final = 4
 PICTURE_TOKENS: Final = 1024
 #: Arbitrary: what an answer is taken for whose request sets no limit. Agents' answers are mostly shorter.
 DEFAULT_ANSWER_TOKENS: Final = 1024
+#: The largest that an answer is taken for: what limits reckon with are doubles, which count so far exactly.
+_MOST_TOKENS: Final = 2**53
 
 #: Arbitrary: when to look again at a store that is away.
 _STORE_RETRY_S: Final = 1.0
@@ -39,11 +41,12 @@ class Estimate(NamedTuple):
     answer: int
 
 
-def estimate_of(body: bytes, max_tokens: int | None) -> Estimate:
-    """Return what a request with this body, which asks for at most `max_tokens`, is taken for."""
+def estimate_of(body: bytes, max_tokens: int | None, choices: int = 1) -> Estimate:
+    """Return what a request with this body, which asks for `choices` of at most `max_tokens` each, is taken for."""
     text_bytes, pictures = _without_pictures(body)
     prompt = -(-text_bytes // BYTES_PER_TOKEN) + pictures * PICTURE_TOKENS
-    return Estimate(prompt, DEFAULT_ANSWER_TOKENS if max_tokens is None else max_tokens)
+    answer = choices * (DEFAULT_ANSWER_TOKENS if max_tokens is None else max_tokens)
+    return Estimate(prompt, min(answer, _MOST_TOKENS))
 
 
 def _without_pictures(body: bytes) -> tuple[int, int]:
@@ -267,7 +270,8 @@ def duration(seconds: float) -> str:
 
 def _refused(decision: Decision, refusal: Refusal, model: str, tokens: int) -> RateLimited:
     what = _LIMIT_WORDS[refusal.limit] + _SCOPE_WORDS[refusal.scope].format(model=model)
-    used = f"Limit {refusal.most}, Used {refusal.used}, Requested {1 if refusal.limit in _OF_REQUESTS else tokens}."
+    most = f"{refusal.most}" if refusal.at_once == refusal.most else f"{refusal.most} ({refusal.at_once} at once)"
+    used = f"Limit {most}, Used {refusal.used}, Requested {1 if refusal.limit in _OF_REQUESTS else tokens}."
     wait_s = refusal.wait_s
     if wait_s == NEVER:
         wait_s = MINUTE_S if refusal.limit is Limit.TOKENS else DAY_S

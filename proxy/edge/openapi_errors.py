@@ -29,7 +29,8 @@ def _described(name: str, about: str, error: ProxyError, headers: tuple[str, ...
 
 def _limit_reached() -> ProxyError:
     error = errors.RateLimited(
-        "Rate limit reached for requests per minute: Limit 60, Used 60, Requested 1. Please try again in 1s."
+        "Rate limit reached for requests per minute: Limit 60 (10 at once), Used 10, Requested 1."
+        " Please try again in 1s."
     )
     error.kind = "requests"
     return error

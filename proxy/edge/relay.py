@@ -61,7 +61,7 @@ async def admitted(edge: Edge, call: Call, errand: Errand, request: UpstreamRequ
         require_model(call.principal, request.model)
         if edge.limiter.is_unlimited:
             return FREE
-        estimate = estimate_of(body, request.expectation.max_tokens)
+        estimate = estimate_of(body, request.expectation.max_tokens, request.expectation.choices)
         ticket = await edge.limiter.admitted(call.principal, request.model, estimate, call.record)
         call.stopwatch.lap("limits")
     except BaseException:
@@ -79,7 +79,7 @@ def settle(ticket: Ticket, record: Record) -> None:
     if record.cache == "hit":
         ticket.settle(0, 0)
     elif record.tokens_in is not None:
-        ticket.settle(record.tokens_in, record.tokens_out or 0)
+        ticket.settle(record.tokens_in, record.events if record.tokens_out is None else record.tokens_out)
     else:
         ticket.settle_unknown(record.events)
     ticket.close()

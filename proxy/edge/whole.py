@@ -90,4 +90,14 @@ def note_answer(call: Call, answer: CompletionAnswer | StreamTranslator) -> None
     record.calls_recovered, record.calls_malformed = answer.calls_recovered, answer.calls_malformed
     record.finish_reason = ",".join(answer.finish_reasons) or None
     if answer.usage is not None:
-        record.tokens_in, record.tokens_out = answer.usage.prompt_tokens, answer.usage.completion_tokens
+        record.tokens_in = _tokens(answer.usage.prompt_tokens)
+        record.tokens_out = _tokens(answer.usage.completion_tokens)
+
+
+#: Arbitrary: far above what a model reads or writes, and far below what would hold a principal up for ever.
+_MOST_TOKENS: Final = 2**31
+
+
+def _tokens(counted: int | None) -> int | None:
+    """Return what a model server counted; None where that cannot be."""
+    return counted if counted is not None and 0 <= counted <= _MOST_TOKENS else None

@@ -7,6 +7,7 @@ What is asked of a store of limits, and what it answers. One request is one deci
 A charge is a key and its terms. The keys are digests, so that a store knows no names.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum
 from hashlib import blake2b
@@ -16,6 +17,7 @@ import msgspec
 
 from proxy.store.gcra import (
     DAY_S,
+    SLACK_S,
     Levels,
     Limit,
     Mark,
@@ -82,7 +84,10 @@ class Refusal(NamedTuple):
     limit: Limit
     most: int
     """what the limit is"""
+    at_once: int
+    """how much of it may come at once"""
     used: int
+    """how much has not flowed off yet; more than may be, where an estimate was too low"""
     wait_s: float
     """when to ask again; `NEVER` where that cannot help"""
 
@@ -141,20 +146,28 @@ def _refusal(charges: tuple[Charge, ...], levels: Sequence[Levels], tokens: int,
         for limit in Limit
     ]
     wait, charge, limit, level = max(waits, key=lambda found: found[0])
-    most, used = _most_and_used(limit, charge.terms, level, day_left_s)
-    return Refusal(charge.scope, limit, most, used, wait)
+    most, at_once, used = _state_of(limit, charge.terms, level)
+    return Refusal(charge.scope, limit, most, at_once, used, wait)
 
 
-def _most_and_used(limit: Limit, terms: Terms, levels: Levels, day_left_s: float) -> tuple[int, int]:
-    room: Room | None = None
+def _state_of(limit: Limit, terms: Terms, levels: Levels) -> tuple[int, int, int]:
+    """Return how much a limit is, how much of it may come at once, and how much is used."""
     match limit:
         case Limit.REQUESTS:
-            room = room_for_requests(terms, levels.requests_s)
+            at_once = int((terms.requests_depth_s + SLACK_S) / terms.request_s)
+            return terms.requests_per_minute, at_once, _whole(levels.requests_s / terms.request_s)
         case Limit.TOKENS:
-            room = room_for_tokens(terms, levels.tokens_s)
+            most = terms.tokens_per_minute
+            return most, most, _whole(levels.tokens_s / terms.token_s)
         case Limit.DAY:
-            room = room_in_day(terms, levels.day_tokens, day_left_s)
-    return (terms.max_concurrent, levels.running) if room is None else (room.limit, room.limit - room.remaining)
+            return terms.tokens_per_day, terms.tokens_per_day, _whole(levels.day_tokens)
+        case Limit.CONCURRENT:
+            return terms.max_concurrent, terms.max_concurrent, levels.running
+
+
+def _whole(number: float) -> int:
+    """Round up, but for what doubles add."""
+    return math.ceil(number - SLACK_S)
 
 
 def day_of(epoch_s: float) -> tuple[int, float]:

@@ -222,11 +222,25 @@ class Lane:
     async def _pipeline(self, batch: list[_Entry]) -> None:
         from valkey.exceptions import ResponseError
 
-        connection = self._connection
-        await connection.connect()  # type: ignore[no-untyped-call]  # the package's own annotations end here
+        connection = await self._connected()
         await connection.send_packed_command(connection.pack_commands([entry.command for entry in batch]))
         for entry in batch:
             try:
                 entry.reply = await connection.read_response(disable_decoding=True)
             except ResponseError as exc:
                 entry.reply = exc
+
+    async def _connected(self) -> "AbstractConnection":
+        """Return the connection, a new one where the server closed it while it was idle: that is no failure."""
+        from valkey.exceptions import ConnectionError as Lost
+
+        connection = self._connection
+        if connection.is_connected:
+            try:  # nothing is waited for, so there is nothing to read but its end
+                is_over = await connection.can_read_destructive()  # type: ignore[no-untyped-call]
+            except Lost:
+                is_over = True
+            if is_over:
+                await connection.disconnect(nowait=True)
+        await connection.connect()  # type: ignore[no-untyped-call]  # the package's own annotations end here
+        return connection

@@ -20,6 +20,8 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     `legacy_functions` is true for a client that sent `functions`: it gets `function_call` back.
     `usage_wanted` is true when the client asked for `stream_options.include_usage`.
     `echoed_prefix` is the assistant text that the hosted API repeats at the start of its answer, or "".
+    `max_tokens` is the most tokens of each of the `choices` that the client asked for, None if it set no limit; no
+    number is above 2**53.
     """
 
     options: Options
@@ -32,3 +34,4 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     legacy_functions: bool = False
     echoed_prefix: str = ""
     max_tokens: int | None = None
+    choices: int = 1

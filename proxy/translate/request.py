@@ -7,7 +7,7 @@ between requests (`plan`) makes them cheaper and changes nothing.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -183,7 +183,14 @@ def _passed_through(body: bytes, chat: Chat, raws: list[Raw]) -> UpstreamRequest
     for i, raw in enumerate(raws):
         refuse_repeated_keys(bytes(raw), f"messages[{i}]")
     stream = wants_stream(chat)
-    expectation = Expectation(options=chat.options, model=_model(chat), stream=stream, usage_wanted=True)
+    expectation = Expectation(
+        options=chat.options,
+        model=_model(chat),
+        stream=stream,
+        usage_wanted=True,
+        max_tokens=_max_tokens(chat),
+        choices=_choices(chat),
+    )
     return UpstreamRequest(body, expectation.model, stream, stream, (), expectation)
 
 
@@ -204,8 +211,6 @@ def _encoded(chat: Chat, log: RuleLog) -> UpstreamRequest:
 def _expectation(chat: Chat) -> Expectation:
     stream_options = chat.read("stream_options")
     names = _tool_names(chat)
-    # With both, vLLM counts by the newer name.
-    limits = [chat.read("max_completion_tokens"), chat.read("max_tokens")]
     return Expectation(
         options=chat.options,
         model=_model(chat),
@@ -216,8 +221,31 @@ def _expectation(chat: Chat) -> Expectation:
         custom_tools=frozenset(chat.custom_tools & names.keys()),
         legacy_functions=chat.legacy_functions,
         echoed_prefix=chat.echoed_prefix,
-        max_tokens=next((n for n in limits if isinstance(n, int) and not isinstance(n, bool)), None),
+        max_tokens=_max_tokens(chat),
+        choices=_choices(chat),
     )
+
+
+def _max_tokens(chat: Chat) -> int | None:
+    """Return how long each choice may become; with both names, vLLM counts by the newer one."""
+    numbers = (_whole_number(chat, name) for name in ("max_completion_tokens", "max_tokens"))
+    return next((number for number in numbers if number is not None), None)
+
+
+def _choices(chat: Chat) -> int:
+    return max(1, _whole_number(chat, "n") or 1)
+
+
+#: Above any number of tokens, and such that limits can reckon with it as a double, and without a rounding.
+_MOST: Final = 2**53
+
+
+def _whole_number(chat: Chat, name: str) -> int | None:
+    """Return a member that is a whole number, as `1e3` is for vLLM too; a huge one as `_MOST`, one below 0 as 0."""
+    value: Any = chat.read(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(min(max(value, 0), _MOST))
 
 
 def _tool_names(chat: Chat) -> Mapping[str, str]:

@@ -240,6 +240,30 @@ async def test_a_refusal_says_how_to_do_it_and_nothing_of_what_came():
         await access.principal(headers(), None)
 
 
+KEY, TOKEN = "an API key", "a token of an issuer that is accepted here"
+
+
+@pytest.mark.parametrize(
+    ("settings", "ways"),
+    [
+        ({"api_keys": "k1"}, KEY),
+        ({"issuers": (Issuer(url="https://id.example", audience=("a",)),)}, TOKEN),
+        (
+            {"api_keys": "k1", "issuers": (Issuer(url="https://id.example", audience=("a",)),)},
+            f"{KEY}, or with {TOKEN}",
+        ),
+    ],
+    ids=["keys", "issuers", "both"],
+)
+async def test_a_refusal_names_the_ways_that_there_are(settings, ways):
+    access = Access(Config(**settings))
+    for given_headers, challenge in ((headers(), "Bearer"), (bearer("wrong"), 'Bearer error="invalid_token"')):
+        with pytest.raises(Unauthorized) as caught:
+            await access.principal(given_headers, None)
+        assert caught.value.message.endswith(f"Send `Authorization: Bearer` with {ways}.")
+        assert caught.value.headers["WWW-Authenticate"] == challenge
+
+
 @given(st.lists(st.text(st.characters(max_codepoint=0x1FF)), max_size=3))
 def test_any_headers_are_known_or_refused(values):
     access = Access(Config(api_keys="k1", keys=keys("alice")[1]))

@@ -46,6 +46,18 @@ def test_a_key_has_the_tier_and_the_days_that_were_asked_for(path, capsys):
     assert ring(path).find(key, now() + 31 * 86_400) is None
 
 
+@pytest.mark.parametrize(("tier", "is_told"), [("ops", False), ("default", False), (None, False), ("opps", True)])
+def test_a_tier_that_the_configuration_does_not_have_is_told(tier, is_told, path, tmp_path, capsys):
+    config = tmp_path / "proxy.toml"
+    config.write_text("[tiers.ops]\noperator = true\n")
+
+    assert (
+        keys(["add", "a", *(["--tier", tier] if tier else []), "--keys-file", path, "--config", str(config)], {}) == 0
+    )
+    assert (f"{config} has no tier opps" in capsys.readouterr().err) is is_told
+    assert len(read_entries(path)) == 1
+
+
 def test_a_name_is_given_once(path, capsys):
     keys(["add", "alice", "--keys-file", path], {})
     capsys.readouterr()

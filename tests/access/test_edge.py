@@ -14,7 +14,7 @@ from proxy.access.commands import keys
 from proxy.access.keys import encode_entries, new_key
 from proxy.cli import main
 from proxy.config import Issuer, Tier
-from proxy.edge.routes import LIVE, READY
+from proxy.edge.routes import OPEN, PAGES, ROUTES
 from tests.access.signing import AUDIENCE, RSA, IssuerServer, token_of
 from tests.edge.test_serve import run_proxy
 from tests.edge.test_serve import start_process as start_process  # the fixture
@@ -66,11 +66,24 @@ async def test_openais_client_has_its_key_accepted_and_its_errors_typed(upstream
             await client.chat.completions.create(model="devstral", messages=messages)
 
 
-@pytest.mark.parametrize("path", [*LIVE, *READY, "/version", "/"])
-async def test_what_balancers_ask_needs_no_key(path, upstream, start_proxy):
+@pytest.mark.parametrize("path", sorted(OPEN))
+async def test_what_is_for_everybody_needs_no_key(path, upstream, start_proxy):
     proxy = await start_proxy(upstream.url, api_keys="k1")
 
     assert await status_of(proxy, path) == 200
+
+
+async def test_every_other_route_needs_one(upstream, start_proxy):
+    proxy = await start_proxy(upstream.url, api_keys="k1")
+    guarded = [
+        (method, path) for path, methods in (ROUTES | PAGES).items() if path not in OPEN for method in (*methods,)
+    ]
+    for method, path in guarded:
+        async with proxy.session.request(method, proxy.url + path, data=b"{}") as response:
+            assert (path, response.status, response.headers["WWW-Authenticate"]) == (path, 401, "Bearer")
+
+    assert len(guarded) >= 8
+    assert upstream.requests == []
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/health", "/v1/models"])

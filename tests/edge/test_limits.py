@@ -136,7 +136,8 @@ async def test_a_refusal_says_which_limit_how_much_of_it_and_when_to_come_back()
     error = await bench.refused(tokens=100)
 
     assert error.message == (
-        "Rate limit reached for requests per minute: Limit 60, Used 60, Requested 1. Please try again in 750ms."
+        "Rate limit reached for requests per minute: Limit 60 (2 at once), Used 2, Requested 1."
+        " Please try again in 750ms."
     )
     assert (error.status, error.kind, error.code) == (429, "requests", "rate_limit_exceeded")
     assert bench.trail.limit == "requests_per_minute"
@@ -163,6 +164,16 @@ async def test_too_many_tokens_are_refused_with_the_time_until_they_fit():
     assert (error.kind, error.code, error.headers["Retry-After"]) == ("tokens", "rate_limit_exceeded", "24")
     bench.clock.now_s += 24
     await bench.ask(tokens=500)
+
+
+async def test_a_debt_is_told_as_what_was_used():
+    bench = Bench(tiers={"default": Tier(tokens_per_minute=1000)})
+    (await bench.ask(tokens=900)).settle(2500, 500)
+    error = await bench.refused(tokens=500)
+
+    assert error.message == (
+        "Rate limit reached for tokens per minute: Limit 1000, Used 3000, Requested 500. Please try again in 2m30s."
+    )
 
 
 async def test_a_request_over_the_whole_limit_is_told_that_it_will_never_fit():
@@ -230,6 +241,9 @@ def test_times_in_headers_are_spelled_as_openai_spells_them(seconds, text):
 def test_an_estimate_is_of_the_bodys_bytes_and_of_what_the_answer_may_have():
     assert estimate_of(b"x" * 4001, 300) == (1001, 300)
     assert estimate_of(b"x" * 4000, None) == (1000, 1024)
+    assert estimate_of(b"x" * 4000, 300, 8) == (1000, 2400)
+    assert estimate_of(b"x" * 4000, None, 8) == (1000, 8192)
+    assert estimate_of(b"x" * 4000, 2**53, 2**53) == (1000, 2**53)
 
 
 def test_a_picture_is_not_taken_for_text():
@@ -387,6 +401,51 @@ async def test_what_the_model_server_counted_is_what_a_request_costs(start_proxy
         assert await tokens_left(proxy) == 10_000 - 4 * 5
 
 
+@pytest.mark.parametrize("profile", ["vllm-mistral-tokenizer", "passthrough"])
+async def test_each_choice_may_have_as_many_tokens_as_the_request_allows(start_proxy, profile):
+    async with ScriptedUpstream(WHOLE) as upstream:
+        proxy = await start_proxy(upstream.url, profile=profile, **limited(tokens_per_day=10_000))
+        async with proxy.chat(max_tokens=600, n=3) as response:
+            size = (await proxy.log.line())["bytes_in"]
+            left = int(response.headers["x-ratelimit-remaining-tokens"])
+
+        assert left == 10_000 - 1800 - -(-size // 4)
+
+
+@pytest.mark.parametrize("profile", ["vllm-mistral-tokenizer", "passthrough"])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n"])
+async def test_a_number_of_any_size_takes_no_place_for_ever(start_proxy, name, profile):
+    """It was too large for a double: a 500, after the request had been given its place."""
+    async with ScriptedUpstream(WHOLE) as upstream:
+        proxy = await start_proxy(upstream.url, profile=profile, **limited(max_concurrent=1))
+        for sign in (1, -1):
+            async with proxy.chat(**{name: sign * 10**400}) as response:
+                assert response.status == 200
+
+        await proxy.edge.reload(msgspec.structs.replace(proxy.edge.config, **limited(tokens_per_minute=5_000)))
+        async with proxy.chat(**{name: 10**400}) as response:
+            assert response.status == 429
+            assert (await response.json())["error"]["message"].startswith("Request too large")
+
+
+@pytest.mark.parametrize("counted", [-5_000, 10**25, 10**400], ids=["negative", "large", "no double"])
+async def test_a_count_that_cannot_be_is_none(start_proxy, counted):
+    """The last one ended the connection after its answer, and kept its place for ever."""
+    answer = {**completion(), "usage": {"prompt_tokens": counted, "completion_tokens": counted}}
+    async with ScriptedUpstream([whole(answer)], WHOLE) as upstream:
+        proxy = await start_proxy(upstream.url, **limited(tokens_per_day=10_000, max_concurrent=1))
+        async with proxy.chat() as response:
+            assert (await response.json())["usage"]["prompt_tokens"] == counted
+        line = await proxy.log.line()
+        left = await tokens_left(proxy)
+        async with proxy.session.get(f"{proxy.url}/metrics") as response:
+            metrics = await response.text()
+
+    assert (line["status"], line["error"], line["tokens_in"], line["tokens_out"]) == (200, None, None, None)
+    assert left == 10_000 - -(-line["bytes_in"] // 4)
+    assert 'devstral_proxy_tokens_total{direction="in"} 3.0' in metrics
+
+
 async def test_a_refused_request_costs_no_tokens(start_proxy):
     refusal = whole({"error": {"message": "too long", "code": 400}}, status=400)
     async with ScriptedUpstream([refusal], WHOLE) as upstream:
@@ -397,21 +456,32 @@ async def test_a_refused_request_costs_no_tokens(start_proxy):
         assert await tokens_left(proxy) == 10_000
 
 
-async def test_a_stream_whose_client_leaves_costs_its_prompt_and_what_it_had_seen(start_proxy):
-    seen = [text_chunk("", role="assistant"), *(text_chunk("x") for _ in range(500))]
+STREAMS = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9_000},
+    "/v1/responses": {"input": "Hi", "max_output_tokens": 9_000},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9_000},
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_stream_whose_client_leaves_costs_its_prompt_and_what_it_had_seen(start_proxy, path):
+    seen = [text_chunk("", role="assistant"), *(text_chunk("zz") for _ in range(500))]
     script = [STREAM_HEAD + b"".join(map(event, seen)), Do.WAIT_FOR_PEER]
     async with ScriptedUpstream(script, WHOLE) as upstream:
         proxy = await start_proxy(upstream.url, **limited(tokens_per_day=10_000, max_concurrent=1))
-        async with proxy.chat(stream=True, max_tokens=9_000) as response:
+        asked = {"model": "devstral", "stream": True, **STREAMS[path]}
+        async with proxy.session.post(proxy.url + path, json=asked) as response:
+            told = int(response.headers["x-ratelimit-remaining-tokens"])
             received = b""
-            while received.count(b"data: ") < len(seen):
+            while received.count(b"zz") < 500:
                 received += await response.content.readany()
             response.close()
         line = await proxy.log.line()
         left = await tokens_left(proxy)
 
     assert line["events"] == len(seen)
-    assert left == 10_000 - line["events"] - -(-line["bytes_in"] // 4)
+    assert left == told + 9_000 - len(seen)
+    assert line["bytes_in"] // 4 < 1_000 - told < line["bytes_in"] // 4 + 20  # of the chat that it becomes
 
 
 @pytest.mark.parametrize("stream", [False, True])

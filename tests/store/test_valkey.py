@@ -158,6 +158,34 @@ async def test_a_restarted_server_is_used_again_without_being_told(link: ValkeyL
     assert notes.events == ["store_down", "store_up"]
 
 
+async def closed(link: ValkeyLink) -> None:
+    """Return when the ends of both connections are here."""
+    async with asyncio.timeout(DEADLINE_S):
+        for lane in (link._scripts, link._values):
+            while not await lane._connection.can_read_destructive():  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.001)
+
+
+async def test_a_connection_that_was_closed_while_idle_is_made_anew(
+    link: ValkeyLink, server: StoreServer, notes: Notes
+):
+    """By a restart that nobody noticed, or by a server that ends idle connections."""
+    for _ in range(2):
+        assert await link.script(ECHO, [], ["x"]) == b"x"
+        link.put(b"k", b"v", 60)
+        assert await stored(link, b"k") == b"v"
+        await server.run("CLIENT", "KILL", "TYPE", "normal")
+        await closed(link)
+
+    await link.get(b"k")
+    server.kill()
+    await closed(link)
+    await server.start()
+    assert await link.script(ECHO, [], ["x"]) == b"x"
+    assert await link.get(b"k") is None
+    assert notes.events == []
+
+
 async def test_what_was_posted_while_it_is_away_is_sent_when_it_is_back(link: ValkeyLink, server: StoreServer):
     server.kill()
     await failure_of(link)

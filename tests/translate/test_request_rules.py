@@ -209,6 +209,9 @@ def test_the_answer_knows_whether_the_client_wants_usage(profile, options, wante
         ({"max_tokens": 0}, None),
         ({"max_tokens": True}, None),
         ({"max_tokens": "5"}, None),
+        ({"max_tokens": 1e3}, 1000),  # vLLM takes it
+        ({"max_tokens": 1.5}, None),
+        ({"max_tokens": 10**400}, 2**53),
     ],
 )
 @pytest.mark.parametrize("profile", [VLLM, HOSTED])
