@@ -34,6 +34,7 @@ CASES = [
     ("devstral-proxy tail --s", {"--status", "--slow", "--since"}),
     ("devstral-proxy doctor --pro", {"--profile"}),
     ("devstral-proxy explain --ans", {"--answer"}),
+    ("devstral-proxy explain --api ", {"chat", "messages", "responses"}),
     ("devstral-proxy healthcheck --r", {"--ready", "--read-timeout-s", "--retry-budget", "--reuse-port"}),
     ("devstral-proxy serve --config prox", {"proxy.toml"}),
     ("devstral-proxy tail pro", {"proxy.toml"}),
