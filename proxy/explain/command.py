@@ -23,6 +23,7 @@ from proxy.explain.request_page import error_rows, request_rows
 from proxy.explain.setting import APIS, Setting, expectation_of, setting_fields, setting_of, setting_rows, translated
 from proxy.explain.stream import explain_stream
 from proxy.translate.expectation import Expectation
+from proxy.translate.profile import PROFILE_CHOICES
 from proxy.usage import Usage, parser_for
 
 Kind = Literal["request", "stream", "answer"]
@@ -61,6 +62,7 @@ devstral-proxy explain --answer answer.json --request request.json""",
         78: "a bad setting",
     },
 )
+_PROFILE: Final = f"{', '.join(PROFILE_CHOICES)}; else the setting PROXY_PROFILE, or that of the upstreams"
 
 
 def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -102,7 +104,7 @@ def explain_parser() -> argparse.ArgumentParser:
     add("--answer", action="store_true", help="FILE is a whole answer")
     add("--request", metavar="FILE", default="", help="the client's request that the stream or answer belongs to")
     add("--tool", metavar="NAME", action="append", default=[], help="a tool that was offered, if there is no --request")
-    add("--profile", metavar="NAME", help="the profile; else the setting PROXY_PROFILE, or that of the upstreams")
+    add("--profile", metavar="NAME", help=_PROFILE)
     add("--option", metavar="NAME=VALUE", action="append", default=[], help="change one option of the profile")
     add("--strict", action="store_true", help="refuse what a rule would change, and show what that is")
     add("--api", choices=tuple(APIS), default="chat", help="what the client speaks; else it is chat completions")
