@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from proxy.config import Config, ConfigError, Reader, add_flags, load_config, masked
+from proxy.printing import write_line
 from proxy.usage import Usage, parser_for
 
 #: Makes the settings, now or again later, out of this command line, the environment and files that it reads so.
@@ -125,7 +126,7 @@ def _check_config(load: Load) -> int:
 
 def _print_config(load: Load) -> int:
     """Print the configuration in effect as JSON, secrets masked."""
-    print(json.dumps(masked(load(_read_file)), indent=2, ensure_ascii=False))
+    write_line(json.dumps(masked(load(_read_file)), indent=2, ensure_ascii=False))
     return ExitCode.CLEAN
 
 

@@ -5,7 +5,6 @@ The command `explain`: what would be sent for a request, or what a client would 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from proxy.explain.request import explain_request
 from proxy.explain.request_page import error_rows, request_rows
 from proxy.explain.setting import APIS, Setting, expectation_of, setting_fields, setting_of, setting_rows, translated
 from proxy.explain.stream import explain_stream
+from proxy.printing import write_line
 from proxy.translate.expectation import Expectation
 from proxy.translate.profile import PROFILE_CHOICES
 from proxy.usage import Usage, parser_for
@@ -89,7 +89,7 @@ def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except RecursionError:
         print("devstral-proxy: it is nested too deeply to be shown", file=sys.stderr)
         return 1
-    _print(text)
+    write_line(text.removesuffix("\n"))
     if hint := hint_for(kind, body, setting.api, is_refused=bool(found.code)):
         print(f"devstral-proxy: {hint}", file=sys.stderr)
     return found.code
@@ -233,11 +233,3 @@ def _is_coloured(given: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     """Colours are for a terminal, and not wanted where NO_COLOR says so (no-color.org)."""
     is_wanted = not given.no_color and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     return is_wanted and sys.stdout.isatty()
-
-
-def _print(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,7 +18,8 @@ from proxy.doctor.case import Case
 from proxy.doctor.checks import CHECKS
 from proxy.doctor.command import doctor
 from proxy.doctor.outcome import Status, failed, ok, quoted, skipped, warning
-from proxy.doctor.report import is_rich, lines_of, marks_for, summary, write
+from proxy.doctor.report import is_rich, lines_of, marks_for, summary
+from proxy.printing import write_line
 from tests.doctor.vllm import CHAT, Vllm, leaking, refusal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,14 +141,15 @@ async def test_plain_text_has_a_line_for_each_check_and_what_to_type(capsys):
     assert err == ""
 
 
-def test_every_status_has_a_mark_in_ascii_too():
+def test_every_status_has_a_mark_in_ascii_too(monkeypatch):
     ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", ascii_stream)
     outcomes = [ok("a"), warning("b", "c"), failed("d"), skipped("e")]
     marks = marks_for(ascii_stream)
     for outcome in outcomes:
         for line in lines_of(CHECKS[0], outcome, marks):
-            write(line, ascii_stream)
-    write("it's 18 °C", ascii_stream)
+            write_line(line)
+    write_line("it's 18 °C")
     ascii_stream.seek(0)
 
     lines = ascii_stream.read().splitlines()
