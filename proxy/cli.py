@@ -6,6 +6,7 @@ commands would have nothing left to declare.
 """
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from proxy.config import Config, ConfigError, Reader, add_flags, load_config, masked
+from proxy.printing import write_line
 from proxy.usage import Usage, parser_for
 
 #: Makes the settings, now or again later, out of this command line, the environment and files that it reads so.
@@ -57,7 +59,9 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     has_command = bool(arguments) and not arguments[0].startswith("-")
     command, flags = (arguments[0], arguments[1:]) if has_command else ("serve", arguments)
     if command not in COMMANDS:
-        parser.error(f"the command is not one of {', '.join((*COMMANDS, *WITH_ARGUMENTS))}")
+        names = (*COMMANDS, *WITH_ARGUMENTS)
+        near = difflib.get_close_matches(command, names, n=1)
+        parser.error(f"the command is not one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else ""))
     reader = command_parser(command) if has_command else parser
     rest = reader.parse_known_args(flags)[1]
     if rest and not rest[0].startswith("-"):
@@ -128,7 +132,7 @@ def _check_config(load: Load) -> int:
 
 def _print_config(load: Load) -> int:
     """Print the configuration in effect as JSON, secrets masked."""
-    print(json.dumps(masked(load(_read_file)), indent=2, ensure_ascii=False))
+    write_line(json.dumps(masked(load(_read_file)), indent=2, ensure_ascii=False))
     return ExitCode.CLEAN
 
 

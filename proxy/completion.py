@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 from proxy.config import OPTIONS, SETTINGS
 from proxy.config.rows import Row
+from proxy.printing import write_line
 from proxy.translate.profile import PROFILE_CHOICES
 from proxy.usage import Usage, parser_for
 from proxy.values import plain
@@ -51,7 +52,7 @@ def completion(
     below = program.add_subparsers()
     for name, parser in commands.items():
         below.add_parser(name, parents=[parser], add_help=False, help=(parser.description or "").splitlines()[0])
-    print(shtab.complete(program, options.shell))
+    write_line(shtab.complete(program, options.shell))
     return 0
 
 

@@ -55,6 +55,11 @@ class _Place(NamedTuple):
     context: ssl.SSLContext | None = None
     path: str = ""
 
+    @property
+    def shown(self) -> str:
+        """The place as people write it."""
+        return self.path or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
 
 def healthcheck(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """
@@ -168,6 +173,8 @@ def _ask(place: _Place, question: str) -> tuple[bool, str]:
         return False, f"not {question}: the connection was closed without an answer"
     except http.client.HTTPException:
         return False, f"not {question}: what answers is not HTTP"
+    except ConnectionRefusedError:
+        return False, f"not {question}: nothing listens at {place.shown}"
     except OSError as exc:
         return False, f"not {question}: {exc.strerror or type(exc).__name__}"
     finally:

@@ -150,6 +150,43 @@ def test_a_command_line_that_cannot_be_read_ends_with_usage(argv, capsys):
     assert SECRET not in errors
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"), [("dcotor", "doctor"), ("check_config", "check-config"), ("server", "serve")]
+)
+def test_a_command_that_is_misspelt_gets_the_nearest_one(word, meant, capsys):
+    assert left_by_exit(word) == ExitCode.USAGE
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+
+
+@pytest.mark.parametrize("argv", [["doctor", "http://a", SECRET], ["healthcheck", "--ready", "http://a", SECRET]])
+def test_a_word_too_many_is_wrong_usage_and_not_repeated(argv, capsys):
+    assert left_by_exit(*argv) == ExitCode.USAGE
+    errors = capsys.readouterr().err
+    assert f"devstral-proxy {argv[0]}: error: too many arguments" in errors
+    assert SECRET not in errors
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["print-config"], 0),
+        (["completion", "bash"], 0),
+        (["keys", "list", "--json"], 0),
+        (["doctor", "http://127.0.0.1:9"], 1),
+        (["doctor", "http://127.0.0.1:9", "--json"], 1),
+    ],
+)
+def test_a_reader_that_has_seen_enough_changes_nothing(argv, code, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    more = ["--keys-file", str(tmp_path / "keys.json")] if argv[0] == "keys" else []
+    command = [sys.executable, "-m", "proxy", *argv, *more]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=DEADLINE_S)
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_bad_setting_ends_every_command_with_config(command, capsys):
     assert main([command, "--port", "70000"]) == ExitCode.CONFIG

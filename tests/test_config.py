@@ -440,6 +440,12 @@ BAD = {
         {},
         "flag --profile: unknown profile vllm-hf-templte; did you mean vllm-hf",
     ),
+    "profile that is like no other": (
+        ["--profile", "devstral"],
+        {},
+        {},
+        "flag --profile: unknown profile devstral; use one of auto, vllm-mistral-tokenizer, vllm-hf-template, ",
+    ),
     "file that is absent": (
         ["--config", "p.toml"],
         {},

@@ -54,8 +54,15 @@ async def test_without_a_url_it_asks_where_the_configuration_says(proxy, capsys)
     assert await ask("--port", str(proxy.port), "--ready") == 0
 
 
-@pytest.mark.parametrize(("host", "asked"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("gpu1", "gpu1")])
-async def test_who_listens_on_all_addresses_is_asked_on_loopback(host, asked, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("host", "asked", "says"),
+    [
+        ("0.0.0.0", "127.0.0.1", "127.0.0.1:9001"),
+        ("::", "::1", "[::1]:9001"),
+        ("gpu1", "gpu1", "gpu1:9001"),
+    ],
+)
+async def test_who_listens_on_all_addresses_is_asked_on_loopback(host, asked, says, capsys, monkeypatch):
     """Linux would connect to 0.0.0.0 too; other systems do not."""
     places = []
 
@@ -67,7 +74,7 @@ async def test_who_listens_on_all_addresses_is_asked_on_loopback(host, asked, ca
 
     assert await ask("--host", host, "--port", "9001") == 1
     assert places == [(asked, 9001)]
-    assert capsys.readouterr().err == "devstral-proxy: not live: Connection refused\n"
+    assert capsys.readouterr().err == f"devstral-proxy: not live: nothing listens at {says}\n"
 
 
 @pytest.mark.parametrize(
@@ -211,5 +218,5 @@ def test_it_loads_no_server_and_no_client_library(unused_port):
     code, *modules = json.loads(done.stdout)
 
     assert code == 1
-    assert done.stderr == "devstral-proxy: not live: Connection refused\n"
+    assert done.stderr == f"devstral-proxy: not live: nothing listens at 127.0.0.1:{unused_port}\n"
     assert {"aiohttp", "asyncio", "rich", "structlog", "uvloop", "prometheus_client"} & set(modules) == set()

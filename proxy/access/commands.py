@@ -20,6 +20,7 @@ import msgspec
 from proxy.access.keys import Entry, is_id, is_name, new_key
 from proxy.access.keys_file import change_entries, read_entries
 from proxy.config import ConfigError
+from proxy.printing import write_line
 from proxy.usage import Usage, parser_for, with_version
 
 #: The variable that names the file, for this command and for the proxy.
@@ -174,12 +175,12 @@ def _add(path: str, options: argparse.Namespace) -> None:
 def _list(path: str, options: argparse.Namespace) -> None:
     rows = [_shown(entry) for entry in read_entries(path)]
     if options.json:
-        print(json.dumps(rows, indent=2))
+        write_line(json.dumps(rows, indent=2))
         return
     table = [[column.upper() for column in _COLUMNS], *([str(row[column]) for column in _COLUMNS] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        write_line("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 _COLUMNS: Final = ("name", "id", "tier", "created", "expires")

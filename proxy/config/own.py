@@ -28,11 +28,14 @@ def own_and_settings(usage: Usage, add_own: AddOwn, arguments: Sequence[str]) ->
     """
     if {"-h", "--help"} & set(arguments):
         own_parser(usage, add_own).parse_args(["--help"])
-    parser = with_version(argparse.ArgumentParser(usage=usage.form, add_help=False, allow_abbrev=False))
+    words = {**usage.words, "add_help": False}
+    parser = with_version(argparse.ArgumentParser(**words))
     add_own(parser)
     own = set(vars(parser.parse_args([])))
     add_flags(parser)
     found, unknown = parser.parse_known_args(arguments)
+    if unknown and not unknown[0].startswith("-"):
+        parser.error("too many arguments; flags start with --")  # without the word, which may be a secret
     given = ((name, value) for name, value in vars(found).items() if name not in own)
     return found, [*(flag for name, value in given for flag in _flags(name, value)), *unknown]
 

@@ -27,6 +27,7 @@ from proxy.config.records import (
 )
 from proxy.config.rows import rows_of
 from proxy.translate.options import Options
+from proxy.translate.profile import PROFILE_CHOICES
 from proxy.values import header_pairs
 
 MASK: Final = "***"
@@ -60,9 +61,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Mapping[str, ModelSettings],
         About("Timeouts, rates and cache of single models, by the model's name.", "PROXY_MODELS"),
     ] = {}
-    profile: Annotated[str, About("What the upstream is: the list of rules that applies.", "PROXY_PROFILE", "name")] = (
-        "auto"
-    )
+    profile: Annotated[
+        str,
+        About("What the upstream is: the list of rules that applies.", "PROXY_PROFILE", " or ".join(PROFILE_CHOICES)),
+    ] = "auto"
     options: Annotated[
         Mapping[str, Any], About("Changes to the profile's options.", "PROXY_OPTIONS", "NAME=VALUE,NAME=VALUE")
     ] = {}

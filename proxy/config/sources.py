@@ -155,9 +155,9 @@ def _read(path: str, origin: str, read_file: Reader) -> str:
         raise ConfigError(f"{origin}: {path!r} is not a file of UTF-8 text") from None
 
 
-def _unknown(what: str, name: str, valid: Iterable[str]) -> str:
+def _unknown(what: str, name: str, valid: Iterable[str], *, otherwise: str = "see devstral-proxy --help") -> str:
     near = difflib.get_close_matches(name, list(valid), n=1)
-    return f"unknown {what} {name}; " + (f"did you mean {near[0]}?" if near else "see devstral-proxy --help")
+    return f"unknown {what} {name}; " + (f"did you mean {near[0]}?" if near else otherwise)
 
 
 # --- from what a source says to values
@@ -215,7 +215,8 @@ def _option(name: str, origin: str) -> Row:
 
 def _known_profile(name: str) -> str:
     if name not in PROFILE_CHOICES:
-        raise ValueError(_unknown("profile", name, PROFILE_CHOICES))
+        choices = f"use one of {', '.join(PROFILE_CHOICES)}"
+        raise ValueError(_unknown("profile", name, PROFILE_CHOICES, otherwise=choices))
     return name
 
 

@@ -18,7 +18,8 @@ from proxy.config.own import own_and_settings, own_parser
 from proxy.doctor.asking import Server
 from proxy.doctor.case import Case
 from proxy.doctor.checks import Result, examine
-from proxy.doctor.report import as_data, is_rich, lines_of, marks_for, print_json, print_table, progress, summary, write
+from proxy.doctor.report import as_data, is_rich, lines_of, marks_for, print_json, print_table, progress, summary
+from proxy.printing import write_line
 from proxy.upstream.profiles import Profiles
 from proxy.usage import Usage
 from proxy.values import base_url, header_token
@@ -156,16 +157,16 @@ async def _examined(case: Case, options: argparse.Namespace) -> list[Result]:
     marks = marks_for(sys.stdout)
     results: list[Result] = []
     if not options.json:
-        write(f"devstral-proxy doctor: {case.server.backend.url}", sys.stdout)
+        write_line(f"devstral-proxy doctor: {case.server.backend.url}")
     async with case.server:
         with progress() as begins:
             async for check, outcome in examine(case, begins):
                 results.append((check, outcome))
                 if not options.json and not is_table:
                     for line in lines_of(check, outcome, marks):
-                        write(line, sys.stdout)
+                        write_line(line)
     if is_table:
         print_table(results)
     if not options.json:
-        write(summary(results), sys.stdout)
+        write_line(summary(results))
     return results

@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 
 from proxy.doctor.checks import CHECKS, Check, Result
 from proxy.doctor.outcome import Outcome, Status
+from proxy.printing import write_line
 
 _MARKS: Final[Mapping[Status, str]] = MappingProxyType(
     {Status.OK: "✓", Status.WARNING: "!", Status.FAILED: "✗", Status.SKIPPED: "–"}
@@ -35,12 +36,6 @@ def marks_for(stream: TextIO) -> Mapping[Status, str]:
     except (UnicodeEncodeError, LookupError):
         return _ASCII_MARKS
     return _MARKS
-
-
-def write(text: str, stream: TextIO) -> None:
-    """Write a line; what the stream's encoding does not have is escaped."""
-    encoding = stream.encoding or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def lines_of(check: Check, outcome: Outcome, marks: Mapping[Status, str]) -> Iterator[str]:
@@ -86,7 +81,7 @@ def is_well(results: Sequence[Result]) -> bool:
 def print_json(servers: Sequence[Mapping[str, Any]]) -> None:
     """Write the results of all servers as one JSON object."""
     data = {"ok": all(each["ok"] for each in servers), "servers": list(servers)}
-    sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    write_line(json.dumps(data, indent=2))
 
 
 # --- a terminal

@@ -151,7 +151,7 @@ class Call:
             data = self.front.piece(data)
             if not data:  # an empty chunk would be the end
                 return
-        self._note_event()
+        self._note_event(data)
         await self._write(data)
 
     async def comment(self, data: bytes) -> None:
@@ -185,7 +185,7 @@ class Call:
             data = self.front.piece(data)
             if not data:
                 return True
-        self._note_event()
+        self._note_event(data)
         if not self._has_begun:
             self._note_begin()
             writer.begin_now(self._headers(EVENT_STREAM, STREAM_HEADERS), closes=self._closes)
@@ -206,7 +206,9 @@ class Call:
         self._has_begun = True
         self.record.status = 200
 
-    def _note_event(self) -> None:
+    def _note_event(self, data: bytes) -> None:
+        if data.startswith(b":") and b"\ndata:" not in data:  # a model server's comments
+            return
         now = self._loop.time()
         if not self._last_event_at:
             self.record.ttft_ms = self.stopwatch.ms()

@@ -11,7 +11,7 @@ GET /openapi.json: this server described in OpenAPI 3.1, made once.
 tests/edge/test_openapi.py compares it with the routes, with recorded requests and with real answers.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +30,7 @@ from proxy.edge.openapi_errors import (
     header_components,
     headers_of,
 )
-from proxy.edge.openapi_examples import answer_examples, curl_samples, request_examples, stream_example
+from proxy.edge.openapi_examples import answer_examples, request_examples, stream_example, with_curl_samples
 from proxy.edge.openapi_messages import messages_headers, messages_operations, messages_responses, messages_schemas
 from proxy.edge.openapi_request import DEPENDS, OTHERWISE, ref, request_schemas
 from proxy.edge.openapi_responses import responses_operation, responses_schemas
@@ -76,9 +76,7 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
             {"name": "operation", "description": "For who runs it."},
         ],
         "paths": {
-            "/v1/chat/completions": {"post": _chat()},
-            **messages_operations([_parameter(name) for name in _parameters()], (*_GUARD, {"apiKey": []})),
-            "/v1/responses": {"post": responses_operation([_parameter(name) for name in _parameters()], _GUARD)},
+            **{path: {"post": with_curl_samples(path, methods["post"])} for path, methods in _asking().items()},
             "/v1/models": {"get": _models()},
             "/health": {"get": _health()},
             **{path: {"get": _live(path)} for path in live},
@@ -101,6 +99,16 @@ def document(live: Iterable[str], ready: Iterable[str]) -> Json:
 # --- operations
 
 
+def _asking() -> Mapping[str, Json]:
+    """Return the routes that ask the model, and count what it would be asked."""
+    parameters = [_parameter(name) for name in _parameters()]
+    return {
+        "/v1/chat/completions": {"post": _chat()},
+        **messages_operations(parameters, (*_GUARD, {"apiKey": []})),
+        "/v1/responses": {"post": responses_operation(parameters, _GUARD)},
+    }
+
+
 def _chat() -> Json:
     statuses = (*EVERYWHERE, *GUARDED, "404", "413", "415", "429", "502", "504")
     rejected = {"$ref": "#/components/responses/UpstreamRejected"}
@@ -113,7 +121,6 @@ def _chat() -> Json:
         ),
         "tags": ["chat"],
         "security": list(_GUARD),
-        "x-codeSamples": curl_samples(),
         "parameters": [_parameter(name) for name in _parameters()],
         "requestBody": {
             "required": True,

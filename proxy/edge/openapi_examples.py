@@ -7,7 +7,7 @@ from typing import Any, Final
 Json = dict[str, Any]
 
 #: Where a proxy listens by default: the document is the same wherever it is.
-_ADDRESS: Final = "http://127.0.0.1:9000/v1/chat/completions"
+_ADDRESS: Final = "http://127.0.0.1:9000"
 
 _CALL_ID = "Sf7Ee8N2o"
 
@@ -27,18 +27,20 @@ def request_examples() -> Json:
     }
 
 
-def curl_samples() -> list[Json]:
-    """Return the same requests as commands, in the form of `x-codeSamples`, which Redoc shows."""
-    return [
-        {"lang": "Shell", "label": f"curl: {example['summary']}", "source": _curl(example["value"])}
-        for example in request_examples().values()
+def with_curl_samples(path: str, operation: Json) -> Json:
+    """Return an operation with its examples of requests as commands too: `x-codeSamples`, which Redoc shows."""
+    examples = operation["requestBody"]["content"]["application/json"]["examples"]
+    samples = [
+        {"lang": "Shell", "label": f"curl: {example['summary']}", "source": _curl(path, example["value"])}
+        for example in examples.values()
     ]
+    return {**operation, "x-codeSamples": samples}
 
 
-def _curl(request: Json) -> str:
+def _curl(path: str, request: Json) -> str:
     body = shlex.quote(json.dumps(request, indent=2, ensure_ascii=False))
     unbuffered = " -N" if request.get("stream") else ""
-    return f"curl -sS{unbuffered} {_ADDRESS} -H 'Content-Type: application/json' -d {body}"
+    return f"curl -sS{unbuffered} {_ADDRESS}{path} -H 'Content-Type: application/json' -d {body}"
 
 
 def answer_examples() -> Json:

@@ -59,10 +59,15 @@ def _examples() -> Json:
     call = {"type": "function_call", "call_id": "Sf7Ee8N2o", "name": "get_weather", "arguments": "{}"}
     result = {"type": "function_call_output", "call_id": "Sf7Ee8N2o", "output": "18 °C, sunny"}
     question = {"role": "user", "content": "What is the weather in Paris?"}
-    asked = {"model": "devstral", "input": [question, call, result], "tools": [tool]}
+    offer = {"model": "devstral", "tools": [tool]}
+    history = [question, call, result]
     return {
         "plain": {"summary": "A question", "value": {"model": "devstral", "input": "Hi"}},
-        "result": {"summary": "With the result of a call, as a stream", "value": {**asked, "stream": True}},
+        "tool": {"summary": "With a tool", "value": {**offer, "input": [question]}},
+        "result": {
+            "summary": "With the result of a call, as a stream",
+            "value": {**offer, "input": history, "stream": True},
+        },
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -48,7 +49,7 @@ async def opened(
         closing.callback(translator.shutdown, wait=False, cancel_futures=True)
         access = Access(config, partial(_note, logger))
         closing.push_async_callback(access.close)
-        pool = Pool(sweep, logger.info, metrics.replicas)
+        pool = Pool(sweep, partial(_note, logger), metrics.replicas)
         closing.push_async_callback(pool.close)
         await pool.apply(config)
         keeper = Keeper(pool, logger.error)
@@ -87,6 +88,11 @@ async def opened(
         )
 
 
+#: Events that somebody should look at; so is a replica whose breaker opens.
+_FAILURES: Final = frozenset({"issuer_failed", "name_not_resolved"})
+
+
 def _note(logger: FilteringBoundLogger, event: str, **fields: object) -> None:
-    """Write down what an issuer of tokens did."""
-    (logger.warning if event == "issuer_failed" else logger.info)(event, **fields)
+    """Write down what an issuer of tokens or a model server did: level warning where it failed."""
+    is_failure = event in _FAILURES or fields.get("state") == "open"
+    (logger.warning if is_failure else logger.info)(event, **fields)

@@ -30,7 +30,7 @@ from proxy.edge.edge import Edge
 from proxy.edge.question import Question
 from proxy.edge.record import note_error
 from proxy.edge.whole import note_answer, note_request, unexpected, whole_body
-from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, UpstreamTimeout
+from proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, UpstreamTimeout, error_event
 from proxy.translate.answer_gathered import GatheredAnswer
 from proxy.translate.answer_replay import played
 from proxy.translate.completion import translate_completion
@@ -45,6 +45,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.replica import Replica
 from proxy.upstream.shortcuts import takes
 from proxy.wire import headers as wire
+from proxy.wire.sse import DONE_EVENT
 
 
 class Stream:
@@ -127,7 +128,10 @@ class Stream:
         if not self._call.has_begun:
             raise error
         note_error(self._call.record, error)
-        await self._call.write(self._edge.lines.mask(rest))
+        last, mask = error_event(error) + DONE_EVENT, self._edge.lines.mask
+        if said := rest.removesuffix(last):
+            await self._call.write(mask(said))
+        await self._call.comment(mask(last))  # it is no token
         return await self._call.end()
 
     # --- one model server

@@ -5,7 +5,6 @@ The command `explain`: what would be sent for a request, or what a client would 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,16 @@ from proxy.config import load_config
 from proxy.errors import InvalidRequest, error_body
 from proxy.explain.answer import explain_answer
 from proxy.explain.answer_page import answer_rows, stream_rows
-from proxy.explain.document import printable
+from proxy.explain.document import plain_of, printable
 from proxy.explain.machine import answer_fields, as_json, request_fields, stream_fields
 from proxy.explain.page import Row, written
 from proxy.explain.request import explain_request
 from proxy.explain.request_page import error_rows, request_rows
-from proxy.explain.setting import Setting, expectation_of, setting_fields, setting_of, setting_rows, translated
+from proxy.explain.setting import APIS, Setting, expectation_of, setting_fields, setting_of, setting_rows, translated
 from proxy.explain.stream import explain_stream
+from proxy.printing import write_line
 from proxy.translate.expectation import Expectation
+from proxy.translate.profile import PROFILE_CHOICES
 from proxy.usage import Usage, parser_for
 
 Kind = Literal["request", "stream", "answer"]
@@ -49,6 +50,7 @@ devstral-proxy explain request.json                           with the settings 
 devstral-proxy explain request.json --profile mistral-api     with another profile's rules
 devstral-proxy explain request.json --option bridge=never     with one option changed
 jq .request saved.json | devstral-proxy explain - --full      standard input; nothing shortened, the whole result too
+devstral-proxy explain request.json --api messages            what Claude Code sent; --api responses: what Codex did
 devstral-proxy explain request.json --json | jq .body         for programs
 devstral-proxy explain answer.sse --request request.json      a stream, as recorded with curl -N
 devstral-proxy explain answer.sse --tool get_weather          without its request: say which tools it offered
@@ -60,6 +62,7 @@ devstral-proxy explain --answer answer.json --request request.json""",
         78: "a bad setting",
     },
 )
+_PROFILE: Final = f"{', '.join(PROFILE_CHOICES)}; else the setting PROXY_PROFILE, or that of the upstreams"
 
 
 def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -77,7 +80,7 @@ def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     if kind == "request" and (given.request or given.tool):
         parser.error("--request and --tool go with an answer: use --answer, --stream or FILE.sse")
     config = load_config(_settings(given), environ, lambda path: Path(path).read_text(encoding="utf-8"))
-    setting = setting_of(config, profile=given.profile or "", user_agent=given.user_agent)
+    setting = setting_of(config, profile=given.profile or "", user_agent=given.user_agent, api=given.api)
     body = _read(given.file, parser)
     request_body = _read(given.request, parser) if given.request else None
     try:
@@ -86,8 +89,8 @@ def explain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except RecursionError:
         print("devstral-proxy: it is nested too deeply to be shown", file=sys.stderr)
         return 1
-    _print(text)
-    if found.code and (hint := hint_for(kind, body)):
+    write_line(text.removesuffix("\n"))
+    if hint := hint_for(kind, body, setting.api, is_refused=bool(found.code)):
         print(f"devstral-proxy: {hint}", file=sys.stderr)
     return found.code
 
@@ -101,9 +104,10 @@ def explain_parser() -> argparse.ArgumentParser:
     add("--answer", action="store_true", help="FILE is a whole answer")
     add("--request", metavar="FILE", default="", help="the client's request that the stream or answer belongs to")
     add("--tool", metavar="NAME", action="append", default=[], help="a tool that was offered, if there is no --request")
-    add("--profile", metavar="NAME", help="the profile; else the setting PROXY_PROFILE, or that of the upstreams")
+    add("--profile", metavar="NAME", help=_PROFILE)
     add("--option", metavar="NAME=VALUE", action="append", default=[], help="change one option of the profile")
     add("--strict", action="store_true", help="refuse what a rule would change, and show what that is")
+    add("--api", choices=tuple(APIS), default="chat", help="what the client speaks; else it is chat completions")
     add("--user-agent", metavar="TEXT", default="", help="the client's User-Agent: some get calls in one piece")
     add("--config", metavar="FILE", help="read the settings from this TOML file")
     add("--full", action="store_true", help="shorten nothing, and show the whole result")
@@ -149,7 +153,9 @@ def _found(kind: Kind, body: bytes, request_body: bytes | None, setting: Setting
 
 
 def _of_request(body: bytes, setting: Setting, full: bool) -> Outcome:
-    report = explain_request(body, setting.profile, strict=setting.strict, user_agent=setting.user_agent)
+    report = explain_request(
+        body, setting.profile, strict=setting.strict, user_agent=setting.user_agent, front=setting.front()
+    )
     return Outcome(int(report.error is not None), request_rows(report, full=full), request_fields(report))
 
 
@@ -179,8 +185,12 @@ def _no_such_request(error: InvalidRequest) -> Iterator[Row]:
     yield from error_rows(error_body(error))
 
 
-def hint_for(kind: Kind, body: bytes) -> str:
-    """Return what somebody may have meant whose file did not go through, or ""."""
+def hint_for(kind: Kind, body: bytes, api: str, *, is_refused: bool) -> str:
+    """Return what somebody may have meant whose file did not go through, or would go another way; else ""."""
+    if kind == "request" and (other := api_of(body)) not in ("", api):
+        return f"this looks like a request to {APIS[other]}: --api {other} explains one"
+    if not is_refused:
+        return ""
     start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:8]
     if kind != "stream" and start.startswith((b"data:", b"event:", b":")):
         return "this looks like a recorded stream: --stream explains one"
@@ -189,6 +199,21 @@ def hint_for(kind: Kind, body: bytes) -> str:
     if kind == "request" and b'"choices"' in body and b'"messages"' not in body:
         return "this looks like an answer: --answer explains one"
     return ""
+
+
+def api_of(body: bytes) -> str:
+    """Return whose request a body is by members that chat completions do not have; "" where none tells."""
+    try:
+        members = plain_of(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(members, dict):
+        return ""
+    if "messages" not in members:
+        return "responses" if "input" in members else ""
+    tools = members.get("tools")
+    has_schema = isinstance(tools, list) and any(isinstance(tool, dict) and "input_schema" in tool for tool in tools)
+    return "messages" if has_schema or "system" in members else ""
 
 
 # --- what is printed
@@ -208,11 +233,3 @@ def _is_coloured(given: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     """Colours are for a terminal, and not wanted where NO_COLOR says so (no-color.org)."""
     is_wanted = not given.no_color and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     return is_wanted and sys.stdout.isatty()
-
-
-def _print(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

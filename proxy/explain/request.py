@@ -1,10 +1,13 @@
 """What becomes of a request body: the rules that change it, in order, each with what it changes and why."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from proxy.errors import ClientError, InvalidRequest
+from proxy.errors import ClientError, InvalidRequest, ProxyError, error_body
 from proxy.explain.differences import Change, changed_paths, changes_between
+from proxy.fronts.front import Front
+from proxy.fronts.rewrites import reason_of
+from proxy.fronts.table import FRONT_RULES
 from proxy.translate.profile import CHAT_RULES, MESSAGE_RULES, Choice, Profile
 from proxy.translate.request import UpstreamRequest, translate_step_by_step
 from proxy.translate.steps import Step
@@ -25,28 +28,50 @@ class RuleReport(NamedTuple):
 
 
 class RequestReport(NamedTuple):
-    """What a body becomes: either `request` goes upstream, or `error` goes back. `rules` are those that ran before."""
+    """
+    What a body becomes: either `request` goes upstream, or `error` goes back. `rules` are those that ran before.
+
+    `body` is what they ran on: the client's, or the chat completion that `front` has made of it (`is_made`).
+    """
 
     body: bytes
     rules: tuple[RuleReport, ...]
     request: UpstreamRequest | None
     error: ClientError | None
+    front: Front | None
+    is_made: bool
+
+    @property
+    def front_rules(self) -> Mapping[str, str]:
+        """The front's own rules that changed something, each with its reason."""
+        reasons = {rule.__name__: reason_of(rule) for rule in FRONT_RULES}
+        return {} if self.front is None else {name: reasons[name] for name in self.front.rules}
+
+    def error_body(self, error: ProxyError) -> bytes:
+        """Return an error in the client's own form."""
+        return error_body(error) if self.front is None else self.front.error_body(error)
 
 
-def explain_request(body: bytes, profile: Profile, *, strict: bool = False, user_agent: str = "") -> RequestReport:
+def explain_request(
+    body: bytes, profile: Profile, *, strict: bool = False, user_agent: str = "", front: Front | None = None
+) -> RequestReport:
     """
     Return what `translate_request` makes of `body`, and how. A refusal is a result, not an error.
+
+    With `front` the body is not a chat completion's, but that of another API.
 
     Raises:
         RecursionError: it can be translated, and is nested too deeply to be shown.
     """
     steps: list[Step] = []
-    request, error = None, None
+    request, error, is_made = None, None, False
     try:
+        if front is not None:
+            body, is_made = front.request(body, strict=strict), True
         request = translate_step_by_step(body, profile, steps.append, strict=strict, user_agent=user_agent)
     except InvalidRequest as exc:
         error = exc
-    return RequestReport(body, tuple(_by_rule(steps, profile)), request, error)
+    return RequestReport(body, tuple(_by_rule(steps, profile)), request, error, front, is_made)
 
 
 def _by_rule(steps: Sequence[Step], profile: Profile) -> Iterator[RuleReport]:

@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
-from proxy.errors import ClientError, error_body
+from proxy.errors import ClientError
 from proxy.explain.differences import Change, DiffLine, changes_between, diff_lines, value_at
 from proxy.explain.document import Line, lines_of, plain_of, printable, shortened
 from proxy.explain.page import Kind, Row, counted, diff_rows, listed
@@ -29,6 +29,8 @@ def request_rows(report: RequestReport, *, full: bool) -> Iterator[Row]:
     """Return what to show of a request; `full` shortens nothing, and shows the whole body that goes upstream."""
     if report.request is not None:
         yield from _facts(report.request)
+    if report.is_made:
+        yield from _made(report)
     yield Row("text", "")
     for number, rule in enumerate(report.rules, start=1):
         yield from rule_rows(number, rule, full=full)
@@ -36,6 +38,14 @@ def request_rows(report: RequestReport, *, full: bool) -> Iterator[Row]:
         yield from _refusal(report, report.error)
     elif report.request is not None:
         yield from _sent(report, report.request.body, full)
+
+
+def _made(report: RequestReport) -> Iterator[Row]:
+    """Say that what follows is about a chat completion, and what got lost on the way to it."""
+    yield Row("text", f"as chat  {len(report.body):,} bytes: it becomes a chat completion, which is what follows")
+    for name, reason in report.front_rules.items():
+        yield Row("title", f"         {name}")
+        yield Row("text", f"             {reason}")
 
 
 def _facts(request: UpstreamRequest) -> Iterator[Row]:
@@ -86,7 +96,8 @@ def _clipped(lines: Iterable[DiffLine]) -> Iterator[DiffLine]:
 
 def _sent(report: RequestReport, body: bytes, full: bool) -> Iterator[Row]:
     if body == report.body:
-        yield Row("good", f"goes upstream byte for byte as it came ({len(body):,} bytes)")
+        how = "as this chat completion" if report.is_made else "byte for byte as it came"
+        yield Row("good", f"goes upstream {how} ({len(body):,} bytes)")
     elif not changes_between(report.body, body):
         yield Row("good", f"goes upstream as it came, but for white space and the order of keys ({len(body):,} bytes)")
     else:
@@ -108,8 +119,9 @@ def document_rows(value: Any) -> Iterator[Row]:
 
 def _refusal(report: RequestReport, error: ClientError) -> Iterator[Row]:
     yield Row("bad", f"refused: nothing goes upstream. The client gets HTTP {error.status}:")
-    yield from error_rows(error_body(error))
-    yield from _marked(report.body, error.param)
+    yield from error_rows(report.error_body(error))
+    where = "the chat completion that this becomes" if report.is_made else "what the client sent"
+    yield from _marked(report.body, error.param, where)
 
 
 def error_rows(body: bytes) -> Iterator[Row]:
@@ -117,8 +129,8 @@ def error_rows(body: bytes) -> Iterator[Row]:
     return (Row("text", f"{_INDENT}{line.head}{line.value}{line.comma}") for line in lines_of(plain_of(body)))
 
 
-def _marked(body: bytes, param: str | None) -> Iterator[Row]:
-    """Show the place that a refusal names, in the client's own body."""
+def _marked(body: bytes, param: str | None, where: str) -> Iterator[Row]:
+    """Show the place that a refusal names, in the body that was refused; `where` says whose that is."""
     try:
         document = plain_of(body)
     except (ValueError, RecursionError):
@@ -129,7 +141,7 @@ def _marked(body: bytes, param: str | None) -> Iterator[Row]:
     lines = lines_of(holder, above)
     at = next((i for i, line in enumerate(lines) if line.path == there), 0)
     missing = "" if there == path or not path else f" (`{printable(path_text(path[len(there) :]))}` is not there)"
-    yield Row("path", f"{_INDENT}at {printable(path_text(there))}{missing}, in what the client sent")
+    yield Row("path", f"{_INDENT}at {printable(path_text(there))}{missing}, in {where}")
     start = max(0, at - _AROUND_A_FAULT)
     yield from _around(lines, at, start, at + _AROUND_A_FAULT + 1)
 

@@ -1,22 +1,31 @@
 """What is explained, and with which profile: the settings of the proxy, as far as a translation depends on them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from proxy.config import Config, ConfigError, checked_backends
 from proxy.explain.document import printable, scalar
 from proxy.explain.page import Row
 from proxy.explain.request import differing_options
+from proxy.fronts.front import Front
+from proxy.fronts.messages import MESSAGES_PATH
+from proxy.fronts.table import FRONTS
 from proxy.translate.expectation import Expectation
 from proxy.translate.profile import AUTO, UNPROBED, Profile, build_profile
 from proxy.translate.request import UpstreamRequest, translate_request
+
+#: What a client may speak, and where it asks.
+APIS: Final[Mapping[str, str]] = MappingProxyType(
+    {"chat": "/v1/chat/completions", "messages": MESSAGES_PATH, "responses": "/v1/responses"}
+)
 
 
 class Setting(NamedTuple):
     """
     A profile, and what else a translation depends on. `asked_for` is the profile's name in the settings.
 
-    `others` are profiles that some of the configured upstreams have instead.
+    `others` are profiles that some of the configured upstreams have instead. `api` is one of `APIS`.
     """
 
     profile: Profile
@@ -25,9 +34,15 @@ class Setting(NamedTuple):
     options: Mapping[str, Any]
     strict: bool
     user_agent: str
+    api: str
+
+    def front(self) -> Front | None:
+        """Return what makes a chat completion of one request, if it is none."""
+        make = FRONTS.get(APIS[self.api])
+        return None if make is None else make("req_0123456789abcdef")  # what a request's id looks like
 
 
-def setting_of(config: Config, *, profile: str, user_agent: str) -> Setting:
+def setting_of(config: Config, *, profile: str, user_agent: str, api: str) -> Setting:
     """
     Return what the settings say about a translation. `profile` wins over those of the upstreams, unless it is "".
 
@@ -41,7 +56,7 @@ def setting_of(config: Config, *, profile: str, user_agent: str) -> Setting:
     except ValueError as exc:
         raise ConfigError(str(exc)) from None
     options = differing_options(built, build_profile(name))
-    return Setting(built, name, tuple(others), options, config.strict, user_agent)
+    return Setting(built, name, tuple(others), options, config.strict, user_agent, api)
 
 
 def expectation_of(setting: Setting, request: UpstreamRequest | None, tools: tuple[str, ...]) -> Expectation:
@@ -60,6 +75,9 @@ def translated(body: bytes, setting: Setting) -> UpstreamRequest:
     Raises:
         InvalidRequest: it is refused, so there is no answer to it.
     """
+    front = setting.front()
+    if front is not None:
+        body = front.request(body, strict=setting.strict)
     return translate_request(body, setting.profile, strict=setting.strict, user_agent=setting.user_agent)
 
 
@@ -77,6 +95,8 @@ def setting_rows(setting: Setting) -> Iterator[Row]:
         yield Row("text", "option   tool_stream=whole for this User-Agent")
     if setting.strict:
         yield Row("text", "strict   true: a request that a rule would change is refused")
+    if setting.api != "chat":
+        yield Row("text", f"api      {APIS[setting.api]}")
 
 
 def option_text(value: Any) -> str:
@@ -95,4 +115,5 @@ def setting_fields(setting: Setting) -> dict[str, Any]:
         "options": setting.options,
         "strict": setting.strict,
         "user_agent": setting.user_agent,
+        "api": setting.api,
     }

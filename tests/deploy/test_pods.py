@@ -185,7 +185,7 @@ async def test_helm_test_says_whether_the_release_is_ready(known, tmp_path):
         await pod.end()
 
         code, says = await pod.run(*container["command"], *arguments)
-        assert (code, says) == (1, "devstral-proxy: not ready: Connection refused\n")
+        assert (code, says) == (1, f"devstral-proxy: not ready: nothing listens at 127.0.0.1:{pod.port}\n")
 
 
 # --- the hook by itself

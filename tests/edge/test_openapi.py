@@ -373,13 +373,20 @@ async def test_an_example_of_a_request_is_as_described_and_is_answered(start_pro
         assert response.status == 200
 
 
-async def test_a_command_in_the_document_is_the_example_beside_it_and_is_answered(start_proxy, demo):
-    proxy_ = await start_proxy(demo.url)
-    commands = [shlex.split(sample["source"]) for sample in CHAT["x-codeSamples"]]
+ASKED = {path: operation for path, method, operation in operations() if method == "POST"}
 
-    assert [json.loads(words[words.index("-d") + 1]) for words in commands] == list(REQUESTS.values())
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_command_in_the_document_is_the_example_beside_it_and_is_answered(start_proxy, demo, path):
+    proxy_ = await start_proxy(demo.url)
+    requests = examples(ASKED[path]["requestBody"]["content"]["application/json"]["examples"])
+    commands = [shlex.split(sample["source"]) for sample in ASKED[path]["x-codeSamples"]]
+
+    assert [json.loads(words[words.index("-d") + 1]) for words in commands] == list(requests.values())
+    assert any("tools" in request for request in requests.values())
     for words in commands:
         [url] = [word for word in words if word.startswith("http:")]
+        assert urlsplit(url).path == path
         name, value = words[words.index("-H") + 1].split(": ")
         body = words[words.index("-d") + 1]
         async with proxy_.session.post(proxy_.url + urlsplit(url).path, headers={name: value}, data=body) as response:

@@ -12,6 +12,9 @@ import pytest
 
 from proxy.config import SETTINGS, ConfigError
 from proxy.explain.command import explain
+from proxy.fronts.messages import MessagesFront
+from proxy.translate.profile import build_profile
+from proxy.translate.request import translate_request
 from proxy.translate.tools import legal_name
 from tests.translate.answers import DONE, chunk, whole
 
@@ -265,6 +268,81 @@ def test_a_request_that_is_refused_has_no_answer(written, capsys):
 def test_the_wrong_kind_of_file_gets_a_hint(flags, content, hint, written, capsys):
     assert explain([written("a", content), *flags], {}) == 1
     assert hint in capsys.readouterr().err
+
+
+# --- other APIs
+
+
+@pytest.mark.parametrize("path", sorted((CASES / "messages").glob("*.json")), ids=lambda path: path.stem)
+def test_a_request_of_the_messages_api_is_explained_as_it_is_served(path, written, capsys):
+    body = json.dumps(json.loads(path.read_bytes())["request"]).encode()
+    front = MessagesFront("")
+    served = translate_request(front.request(body, strict=False), build_profile("mistral-api"))
+
+    assert explain([written("a.json", body), "--api", "messages", "--profile", "mistral-api", "--json"], {}) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["api"], said["body"]) == ("messages", json.loads(served.body))
+    assert (tuple(said["front_rules"]), tuple(said["rules_applied"])) == (front.rules, served.rules_applied)
+    assert all(said["front_rules"].values())
+
+    explain([written("a.json", body), "--api", "messages", "--profile", "mistral-api"], {})
+    out = capsys.readouterr().out
+    assert "api      /v1/messages\n" in out
+    assert all(rule in out for rule in (*front.rules, *served.rules_applied))
+
+
+def test_a_request_of_the_responses_api_is_explained_too(written, capsys):
+    body = {"model": "m", "input": "Hi", "truncation": "auto", "instructions": "Be brief."}
+
+    assert explain([written("a.json", json.dumps(body).encode()), "--api", "responses", "--full"], {}) == 0
+    out = capsys.readouterr().out
+    assert "as chat  " in out
+    assert "truncation_removed\n" in out
+    assert "goes upstream as this chat completion (" in out
+    assert '"content": "Be brief."' in out
+
+
+@pytest.mark.parametrize(
+    ("api", "body", "says"),
+    [
+        ("messages", {"max_tokens": 1, "messages": [{"role": "x"}]}, ['"type": "error",', "in what the client sent"]),
+        ("responses", {"input": [{"role": "bard"}]}, ['"param": "input[0].role",', "in what the client sent"]),
+        ("responses", {"input": [{"role": "developer", "content": "x"}]},
+         ['"param": "input[0]",', "at messages[0].role, in the chat completion that this becomes"]),
+    ],
+)  # fmt: skip
+def test_a_refusal_has_the_form_of_the_api(api, body, says, written, capsys):
+    assert explain([written("a.json", json.dumps(body).encode()), "--api", api, "--strict"], {}) == 1
+    out = capsys.readouterr().out
+    assert all(words in out for words in says), out
+
+
+def test_an_answer_is_read_by_a_request_of_another_api(written, capsys):
+    tools = [{"name": "f", "input_schema": {}}]
+    body = {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}], "tools": tools}
+    request = written("r.json", json.dumps(body).encode())
+    answer = written("a.json", whole({"content": "[TOOL_CALLS]f[ARGS]{}"}))
+
+    assert explain(["--answer", answer, "--request", request, "--api", "messages"], {}) == 0
+    assert "recover_leaked_calls" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("body", "flags", "hint"),
+    [
+        ({"input": "Hi"}, [], "--api responses explains one"),
+        ({"messages": [], "system": "Be brief."}, [], "--api messages explains one"),
+        ({"messages": [], "tools": [{"name": "f", "input_schema": {}}]}, [], "--api messages explains one"),
+        ({"messages": [], "system": "Be brief."}, ["--api", "messages"], ""),
+        (json.loads(OFFER), [], ""),
+        (["messages"], [], ""),
+    ],
+)
+def test_a_request_of_another_api_gets_a_hint(body, flags, hint, written, capsys):
+    explain([written("a.json", json.dumps(body).encode()), *flags], {})
+    err = capsys.readouterr().err
+    assert hint in err
+    assert bool(err) is bool(hint)
 
 
 # --- for programs

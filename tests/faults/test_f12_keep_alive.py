@@ -6,8 +6,10 @@ vllm-project/vllm#47647, #51034; maximhq/bifrost#5010. The upstream stays silent
 
 import asyncio
 
+import pytest
+
 from proxy.edge.heartbeat import COMMENT
-from tests.fakes import DONE, STREAM_END, STREAM_HEAD, Do, ScriptedUpstream, event, text_chunk, whole
+from tests.fakes import DONE, STREAM_END, STREAM_HEAD, Do, ScriptedUpstream, chunk, event, text_chunk, whole
 from tests.observe.told import told
 
 BEAT_S = 0.02
@@ -134,3 +136,25 @@ async def test_a_stream_of_comments_that_fails_has_no_first_token(start_proxy):
             heard.set()
             await response.read()
         assert (await proxy.log.line())["ttft_ms"] is None
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        [event({"error": {"message": "out of memory", "code": 500}}) + DONE, STREAM_END],
+        [chunk(b": busy\n\n"), STREAM_END],
+    ],
+    ids=["error event", "no answer"],
+)
+async def test_a_stream_that_breaks_after_comments_has_no_first_token(start_proxy, fault):
+    heard = asyncio.Event()
+    async with ScriptedUpstream([heard, STREAM_HEAD, *fault]) as upstream:
+        proxy = await start_proxy(upstream.url, keep_alive_s=BEAT_S)
+        async with proxy.chat(stream=True) as response, asyncio.timeout(PATIENCE_S):
+            await comments(response, 2)
+            heard.set()
+            stream = await response.read()
+        line = await proxy.log.line()
+    assert b'data: {"error"' in stream
+    assert stream.endswith(b"data: [DONE]\n\n")
+    assert line["ttft_ms"] is None

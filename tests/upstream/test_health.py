@@ -89,6 +89,9 @@ async def test_one_that_is_out_is_left_alone_for_a_while(start_proxy):
         replica.breaker.looks_at = 0
         await until(lambda: replica.breaker.state is State.HALF_OPEN)
         assert (replica.sight, replica.misses) == (Sight.HEALTHY, 0)
+        # what went wrong is seen with log_level=warning and by `tail --errors`
+        levels = [(line["state"], line["level"]) for line in proxy.log.lines("replica_state")]
+        assert levels == [("open", "warning"), ("half_open", "info")]
 
 
 async def test_each_look_in_vain_makes_the_next_one_twice_as_late(start_proxy):

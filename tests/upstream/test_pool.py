@@ -297,6 +297,7 @@ async def test_every_address_of_a_name_is_a_replica_and_they_follow_the_name(sta
         await until(lambda: len(proxy.edge.pool.replicas) == 2)
         answers[0] = []
         await until(lambda: proxy.log.lines("name_not_resolved"))
+        assert proxy.log.lines("name_not_resolved")[0]["level"] == "warning"
         assert len(proxy.edge.pool.replicas) == 2
         answers[0] = ["127.0.0.2"]
         await until(lambda: [replica.name for replica in proxy.edge.pool.replicas] == [f"127.0.0.2:{port}"])
