@@ -16,6 +16,7 @@ from proxy.store.decision import Charge, Decision, Taken, decision
 from proxy.store.gcra import DAY_S, Levels, Mark, Terms
 from proxy.store.lane import Argument
 from proxy.store.scripts import DECIDE_SCRIPT, LEASE_S, RENEW_SCRIPT, SETTLE_SCRIPT
+from proxy.store.standing import StoreDown
 from proxy.store.valkey import ValkeyLink
 
 #: Two renewals may be lost before a lease is.
@@ -42,7 +43,7 @@ class ValkeyStore:
         lease = b"%s:%d" % (self._owner, self._number)
         try:
             reply = await self._link.script(DECIDE_SCRIPT, keys_of(charges), arguments_of(charges, tokens, lease))
-        except asyncio.CancelledError:  # the client left, and the script may have run
+        except (asyncio.CancelledError, StoreDown):  # nobody heard the answer, and the script may have run
             self._give_back(charges, lease)
             raise
         found = read(charges, tokens, lease, reply)

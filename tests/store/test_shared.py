@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from proxy.store import shared
-from proxy.store.decision import Scope
+from proxy.store.decision import Charge, Scope
 from proxy.store.gcra import Limit
 from proxy.store.scripts import CLOCK, DECIDE, LEASE_S
 from proxy.store.shared import ValkeyStore, arguments_of, keys_of
@@ -121,6 +121,26 @@ async def test_a_client_that_leaves_while_it_is_decided_leaves_no_lease(store: V
     await settled(store)
 
     assert (await store.decide((account,), 0)).taken is not None
+
+
+async def test_a_decision_that_came_too_late_leaves_no_lease(store: ValkeyStore, server: StoreServer):
+    account = charge(max_concurrent=1)
+    await settled(store)  # by now the server knows the script
+    server.hold()
+    with pytest.raises(StoreDown):
+        await store.decide((account,), 0)
+    server.go_on()  # and it decides what still stands in its socket
+
+    async with asyncio.timeout(LEASE_S / 2):
+        while not await _is_admitted(store, account):  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.05)
+
+
+async def _is_admitted(store: ValkeyStore, account: Charge) -> bool:
+    try:
+        return (await store.decide((account,), 0)).taken is not None
+    except StoreDown:
+        return False
 
 
 @pytest.mark.parametrize("trouble", ["stopped", "restarted"])
