@@ -228,8 +228,8 @@ def _expectation(chat: Chat) -> Expectation:
 
 def _max_tokens(chat: Chat) -> int | None:
     """Return how long each choice may become; with both names, vLLM counts by the newer one."""
-    numbers = (_whole_number(chat, name) for name in ("max_completion_tokens", "max_tokens"))
-    return next((number for number in numbers if number is not None), None)
+    newer = _whole_number(chat, "max_completion_tokens")
+    return _whole_number(chat, "max_tokens") if newer is None else newer
 
 
 def _choices(chat: Chat) -> int:
@@ -242,7 +242,9 @@ _MOST: Final = 2**53
 
 def _whole_number(chat: Chat, name: str) -> int | None:
     """Return a member that is a whole number, as `1e3` is for vLLM too; a huge one as `_MOST`, one below 0 as 0."""
-    value: Any = chat.read(name)
+    if name not in chat.members:
+        return None
+    value = chat.read(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         return None
     return int(min(max(value, 0), _MOST))
