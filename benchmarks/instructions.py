@@ -1,5 +1,5 @@
 """
-A guard that needs no clock and no quiet machine: how many instructions does translation execute?
+A guard that needs no clock and no quiet machine: how many instructions does translation execute, and a whole proxy?
 
     python -m benchmarks.instructions                count every case; fail when one is dearer than its stored figure
     python -m benchmarks.instructions --case NAME    count only this one; may be repeated
@@ -10,7 +10,7 @@ A guard that needs no clock and no quiet machine: how many instructions does tra
 It needs valgrind, whose callgrind counts the instructions in user space. Each case is a process of its own
 (counted.py), always with the same inputs, hash seed and environment, without address randomization where that may be
 turned off, and with the garbage collector off: collections are in no figure. Two runs of the same code give the same
-figure, within 0.1 %.
+figure, within 0.1 %. The cases `served-...` are a whole process, with all of that and within 4 % (served.py).
 
 Exit codes: 0 within the limits, 1 above them, 2 when nothing can be counted.
 """
@@ -23,12 +23,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from benchmarks.instruction_cases import CASES
+from benchmarks.instruction_cases import CASES, Case
 from benchmarks.instruction_figures import (
     LIMIT,
     LIMIT_NEARBY,
@@ -42,10 +44,13 @@ from benchmarks.instruction_figures import (
     this_basis,
     write_entry,
 )
+from benchmarks.programs import BenchmarkError
+from benchmarks.served import SERVED, Served, run_served
 
 ROOT: Final = Path(__file__).parents[1]
 AT_ONCE: Final = min(2, os.cpu_count() or 1)
 
+ALL_CASES: Final[Mapping[str, Case | Served]] = MappingProxyType({**SERVED, **CASES})
 _TOTALS: Final = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
 
@@ -60,22 +65,28 @@ def count(arguments: Sequence[str]) -> int:
     Raises:
         CannotCount: there is no valgrind, the program failed, or valgrind did not see the two calls.
     """
+
+    def run(callgrind: list[str], _: Path) -> None:
+        command = [*callgrind, sys.executable, *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CannotCount(f"{' '.join(arguments)} failed under valgrind:\n{done.stderr}")
+
+    return _second_count(run)
+
+
+def _second_count(run: Callable[[list[str], Path], None]) -> int:
+    """
+    Return the instructions of the second count. `run` gets the beginning of a command line that counts a program.
+
+    Each call of getppid ends one count and begins the next. They are written to the files .1, .2 behind the path.
+    """
     if shutil.which("valgrind") is None:
         raise CannotCount("No valgrind on the PATH: install it (Debian: apt-get install valgrind).")
     with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
         counts = Path(folder) / "counts"
-        # Each call of getppid ends one count, written to counts.1, counts.2, and begins the next.
         callgrind = ["valgrind", "-q", "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={counts}"]
-        done = subprocess.run(
-            [*_same_addresses(), *callgrind, sys.executable, *arguments],
-            cwd=ROOT,
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise CannotCount(f"{' '.join(arguments)} failed under valgrind:\n{done.stderr}")
+        run([*_same_addresses(), *callgrind], counts)
         between = Path(f"{counts}.2")
         found = _TOTALS.search(between.read_text()) if between.exists() else None
         if found is None:
@@ -96,6 +107,12 @@ def _same_addresses() -> list[str]:
 
 def count_case(name: str) -> int:
     """Return the instructions for one unit of that case."""
+    if name in SERVED:
+        served = SERVED[name]
+        try:
+            return round(_second_count(partial(run_served, name)) / (served.requests * served.units))
+        except BenchmarkError as exc:
+            raise CannotCount(f"{name}: {exc}") from None
     case = CASES[name]
     work = case.make_work()
     with tempfile.NamedTemporaryFile(prefix="work-") as file:
@@ -106,11 +123,13 @@ def count_case(name: str) -> int:
 
 
 def count_cases(names: Sequence[str]) -> dict[str, int]:
-    """Return the figures by case, counted by two processes at once."""
+    """Return the figures by case; those of the core are counted by two processes at once, after the others."""
     # Code that was compiled just now costs up to 2 % more than the same code read from its cache: fill the cache.
     subprocess.run([sys.executable, "-c", "import benchmarks.counted"], cwd=ROOT, env=_environment(), check=True)
+    served = {name: count_case(name) for name in names if name in SERVED}
+    core = [name for name in names if name not in SERVED]
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return dict(zip(names, threads.map(count_case, names), strict=True))
+        return served | dict(zip(core, threads.map(count_case, core), strict=True))
 
 
 def compared(counted: dict[str, int], basis: Basis, entries: list[Entry]) -> tuple[list[Judgement], str]:
@@ -133,7 +152,7 @@ def table(judgements: list[Judgement]) -> str:
 def _line(judgement: Judgement) -> str:
     case, counted, stored, verdict = judgement
     before = f"{stored:13,} {judgement.change:+8.2%}" if stored else f"{'-':>13} {'-':>8}"
-    return f"{case:36} {CASES[case].per:8} {counted:13,} {before}  {verdict.value}"
+    return f"{case:36} {ALL_CASES[case].per:8} {counted:13,} {before}  {verdict.value}"
 
 
 def exit_code(judgements: list[Judgement], *, require: bool) -> int:
@@ -145,18 +164,18 @@ def exit_code(judgements: list[Judgement], *, require: bool) -> int:
 def main() -> int:
     """Count, print, and judge or store."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions")
-    parser.add_argument("--case", action="append", choices=list(CASES), metavar="NAME")
+    parser.add_argument("--case", action="append", choices=list(ALL_CASES), metavar="NAME")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--store", action="store_true")
     parser.add_argument("--require", action="store_true")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(CASES))
+        print("\n".join(ALL_CASES))
         return 0
     if arguments.store and arguments.case:
         parser.error("--store stores every case: leave out --case")
     try:
-        counted = count_cases(arguments.case or list(CASES))
+        counted = count_cases(arguments.case or list(ALL_CASES))
     except CannotCount as exc:
         print(exc, file=sys.stderr)
         return 2

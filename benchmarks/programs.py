@@ -99,6 +99,9 @@ class Program:
             time.sleep(0.02)
         raise BenchmarkError(f"{self.name} did not start:\n{self.last_words()}")
 
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def stop(self) -> None:
         """End it, by force if it does not end by itself."""
         self._process.send_signal(signal.SIGTERM)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks import served
 from benchmarks.bodies import all_bodies
 from benchmarks.counted import run
 from benchmarks.instruction_cases import CASES, variant
 from benchmarks.instruction_figures import Basis, Entry, Verdict, judge, nearest, read_entries, write_entry
-from benchmarks.instructions import CannotCount, compared, count, exit_code
+from benchmarks.instructions import ALL_CASES, CannotCount, compared, count, exit_code
+from benchmarks.served import SERVED, run_served
 from proxy.translate.profile import build_profile
 from proxy.translate.request import translate_request
 
@@ -89,7 +91,7 @@ def test_storing_replaces_the_figures_of_the_same_basis_and_no_others(tmp_path: 
 
 
 def test_no_figure_is_stored_for_a_case_that_is_gone() -> None:
-    assert {case for entry in read_entries() for case in entry.figures} <= set(CASES)
+    assert {case for entry in read_entries() for case in entry.figures} <= set(ALL_CASES)
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -115,6 +117,19 @@ def _own_strings(chat: dict[str, Any]) -> set[str]:
     )
     assert found
     return set(found)
+
+
+@pytest.mark.skipif(
+    shutil.which("cc") is None or not Path("/proc/self/schedstat").exists(), reason="needs Linux and a C compiler"
+)
+@pytest.mark.parametrize("name", list(SERVED))
+def test_every_case_is_served_and_its_process_marks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without callgrind, whose counts are there already."""
+    monkeypatch.setattr(served, "SERVED", {name: SERVED[name]._replace(requests=2)})
+    for number in (1, 2):
+        (tmp_path / f"counts.{number}").write_text("\ntotals: 1")
+
+    run_served(name, [], tmp_path / "counts")
 
 
 @needs_valgrind
