@@ -129,7 +129,10 @@ def mutated(corpus: Sequence[bytes], chance: Random) -> bytes:
         nodes = nodes_of(text)
         if not nodes:
             return mutated_bytes(corpus, chance)
-        text = chance.choice(EDITS)(text, nodes, corpus, chance)
+        edited = chance.choice(EDITS)(text, nodes, corpus, chance)
+        if len(edited) > 2 * LONGEST:
+            break
+        text = edited
         if len(text) > LONGEST:
             break
     return mutated_bytes((text,), chance) if kind > 0.97 else text

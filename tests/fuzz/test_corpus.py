@@ -66,7 +66,14 @@ def test_a_seed_gives_the_same_mutations_again(target):
 
     assert first == second
     assert len(set(first)) > 50
-    assert max(map(len, first)) <= 2 * LONGEST
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_mutation_is_of_bounded_size_whatever_is_found(target):
+    corpus = [path.read_bytes() for path in corpus_of(target)] + [b'{"a":"%b"}' % (b"x" * (LONGEST - 8))] * 50
+    chance = Random(1)
+
+    assert max(len(TARGETS[target].mutated(corpus, chance)) for _ in range(500)) <= 2 * LONGEST
 
 
 def test_a_failing_input_is_found_and_made_shorter():
