@@ -184,7 +184,8 @@ async def test_every_request_under_load_has_an_outcome_while_the_server_is(
     async with asyncio.timeout(DEADLINE_S):
         await asyncio.gather(*callers)
 
-    assert outcomes["down"] >= 1
+    if trouble == "stopped":  # a restart may be over before anybody asks
+        assert outcomes["down"] >= 1
     # On a busy machine one more answer may be late.
     assert notes.events == ["store_down", "store_up"] * (len(notes.events) // 2)
 
