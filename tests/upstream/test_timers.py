@@ -40,7 +40,7 @@ async def test_connect(start_proxy):
 @pytest.mark.parametrize("script", [[], [STREAM_HEAD[:20]], [STREAM_HEAD]], ids=["nothing", "half a head", "a head"])
 async def test_first_byte(start_proxy, stream, script):
     async with ScriptedUpstream([*script, Do.WAIT_FOR_PEER]) as upstream:
-        proxy = await start_proxy(upstream.url, first_byte_timeout_s=0.05, between_bytes_timeout_s=LONG)
+        proxy = await start_proxy(upstream.url, first_byte_timeout_s=0.2, between_bytes_timeout_s=LONG)
         async with proxy.chat(stream=stream) as response:
             error = (await response.json())["error"]
         await upstream.left.wait()
@@ -49,7 +49,7 @@ async def test_first_byte(start_proxy, stream, script):
             assert response.status == 502  # events where JSON was asked for
             return
         assert (response.status, error["code"]) == (504, "upstream_timeout")
-        assert error["message"].startswith("first_byte_timeout_s: the model server was silent for 0.05 s")
+        assert error["message"].startswith("first_byte_timeout_s: the model server was silent for 0.2 s")
         assert (await proxy.log.line())["status"] == 504
 
 
