@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -57,19 +58,16 @@ def run_served(name: str, callgrind: list[str], counts: Path) -> None:
     measured_on, load_on = programs.processors()
     programs.compile_programs()
     write_bodies(programs.BODIES)
-    mock = programs.start_mock(load_on)
-    try:
+    with ExitStack() as running:
+        mock = programs.start_mock(load_on)
+        running.callback(mock.stop)
         port = programs.free_port()
         command = [*callgrind, sys.executable, "-m", "benchmarks.served", str(port), mock.url]
         proxy = programs.start(name, command, port, measured_on, environment=_SAME, timeout_s=_START_TIMEOUT_S)
-        try:
-            for number in (1, 2):
-                _ask(case, proxy, load_on)
-                _mark(proxy, Path(f"{counts}.{number}"))
-        finally:
-            proxy.stop()
-    finally:
-        mock.stop()
+        running.callback(proxy.stop)
+        for number in (1, 2):
+            _ask(case, proxy, load_on)
+            _mark(proxy, Path(f"{counts}.{number}"))
 
 
 #: One process, which ends without a delay, and always has its sets in the same order.

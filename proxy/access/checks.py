@@ -52,7 +52,7 @@ def entries_of(config: Config) -> tuple[Entry, ...]:
 
 def keys_without_tier(config: Config) -> tuple[Entry, ...]:
     """Return the keys whose tier is not there: they are refused until it is, which is no fault of the settings."""
-    return tuple(entry for entry in entries_of(config) if entry.tier not in ("", "default", *config.tiers))
+    return tuple(entry for entry in entries_of(config) if entry.lacks_tier(config.tiers))
 
 
 def _check_issuer(issuer: Issuer, config: Config) -> None:

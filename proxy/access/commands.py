@@ -166,7 +166,7 @@ def _add(path: str, options: argparse.Namespace) -> None:
     change_entries(path, change)
     print(key)
     print(f"devstral-proxy: {entry.name} is in {path}; this key is not shown again", file=sys.stderr)
-    if options.config and entry.tier not in ("", "default", *options.settings.get("tiers", {})):
+    if options.config and entry.lacks_tier(options.settings.get("tiers", {})):
         print(
             f"devstral-proxy: {options.config} has no tier {entry.tier}: without it the key is refused", file=sys.stderr
         )

@@ -44,6 +44,10 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     tier: Annotated[str, msgspec.Meta(max_length=64)] = ""
     expires: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
+    def lacks_tier(self, tiers: Iterable[str]) -> bool:
+        """Whether its tier is none of these, and not `default`, which is always there."""
+        return self.tier not in ("", "default", *tiers)
+
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     version: Annotated[int, msgspec.Meta(ge=1, le=1)]

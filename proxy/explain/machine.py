@@ -1,6 +1,6 @@
 """Reports as JSON, for programs. Parts of bodies are in it as they are: numbers keep the form they were written in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -44,7 +44,7 @@ def request_fields(report: RequestReport) -> Fields:
         "stream": None if request is None else request.stream,
         "upstream_stream": None if request is None else request.upstream_stream,
         "body": None if request is None else Raw(request.body),
-        "error": None if (error := report.error) is None else _error(error, report.error_body(error)),
+        "error": _error(report.error, report.error_body),
     }
 
 
@@ -66,7 +66,7 @@ def stream_fields(report: StreamReport) -> Fields:
         "usage": usage_facts(report.usage) or None,
         "rules_applied": _answer_rules(report.rules),
         "asked_again_whole": report.wants_whole,
-        "error": None if (error := report.error) is None else _error(error, error_body(error)),
+        "error": _error(report.error),
     }
 
 
@@ -80,7 +80,7 @@ def answer_fields(report: AnswerReport) -> Fields:
         "usage": None if answer is None else usage_facts(answer.usage) or None,
         "rules_applied": {} if answer is None else _answer_rules(answer.rules_applied),
         "body": None if answer is None else Raw(answer.body),
-        "error": None if (error := report.error) is None else _error(error, error_body(error)),
+        "error": _error(report.error),
     }
 
 
@@ -105,8 +105,8 @@ def _answer_rules(names: Sequence[str]) -> Fields:
     return {name: ANSWER_RULES[name] for name in names}
 
 
-def _error(error: ProxyError, body: bytes) -> Fields:
-    return {"status": error.status, "body": Raw(body)}
+def _error(error: ProxyError | None, body_of: Callable[[ProxyError], bytes] = error_body) -> Fields | None:
+    return None if error is None else {"status": error.status, "body": Raw(body_of(error))}
 
 
 def _text(data: bytes) -> str:

@@ -17,6 +17,7 @@ from benchmarks.instructions import ALL_CASES, CannotCount, compared, count, exi
 from benchmarks.served import SERVED, run_served
 from proxy.translate.profile import build_profile
 from proxy.translate.request import translate_request
+from tests.benchmarks.marks import needs_programs
 
 HERE = Basis("3.11.7", "GCC 12.2.0", "x86_64", "0.22.0", "3.13.0")
 
@@ -119,9 +120,7 @@ def _own_strings(chat: dict[str, Any]) -> set[str]:
     return set(found)
 
 
-@pytest.mark.skipif(
-    shutil.which("cc") is None or not Path("/proc/self/schedstat").exists(), reason="needs Linux and a C compiler"
-)
+@needs_programs
 @pytest.mark.parametrize("name", list(SERVED))
 def test_every_case_is_served_and_its_process_marks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without callgrind, whose counts are there already."""

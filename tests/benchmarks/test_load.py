@@ -1,11 +1,9 @@
 """What the load generator finds wrong, and a small run of each module that uses it."""
 
 import asyncio
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -13,10 +11,9 @@ from benchmarks import lag, latency, loads, memory, paced, programs, scrape, thr
 from benchmarks.bodies import write_bodies
 from benchmarks.loads import DIRECT, Work
 from benchmarks.programs import BenchmarkError, Program
+from tests.benchmarks.marks import needs_programs
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or not Path("/proc/self/schedstat").exists(), reason="needs Linux and a C compiler"
-)
+pytestmark = needs_programs
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 #: Four streams that begin together and last 0.14 s.

@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from proxy.demo import DemoUpstream
+from tests.log import log_lines
 
 CHAT = "/v1/chat/completions"
 #: Generous: the machine may do something else.
@@ -75,10 +76,8 @@ def _port_of(process: subprocess.Popen[bytes], log: Path) -> int:
     """Wait for the line that says where the proxy listens."""
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end and process.poll() is None:
-        # A part of a line that is being written may be seen.
-        for line in log.read_text().rpartition("\n")[0].splitlines() if log.exists() else ():
-            if (fields := json.loads(line))["event"] == "startup":
-                return int(fields["port"])
+        for line in log_lines(log, "startup"):
+            return int(line["port"])
         time.sleep(0.05)
     raise RuntimeError("the proxy did not start")
 

@@ -20,6 +20,7 @@ from tests.fakes import (
     text_stream,
     whole,
 )
+from tests.log import log_lines
 from tests.process.conftest import DEADLINE_S, Group, links_of, until
 
 
@@ -29,20 +30,13 @@ async def logging_to(path, workers, *flags, **environment):
     process = await run_proxy("--workers", str(workers), "--log-file", str(path), *flags, **environment)
     try:
         group = Group(process)
-        await until(lambda: lines_of(path, "startup"))
-        group.port = lines_of(path, "startup")[0]["port"]
+        await until(lambda: log_lines(path, "startup"))
+        group.port = log_lines(path, "startup")[0]["port"]
         yield group
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()
-
-
-def lines_of(path, event):
-    # A reader may see a part of a line that is being written.
-    whole_lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else ()
-    lines = map(json.loads, whole_lines)
-    return [line for line in lines if line["event"] == event]
 
 
 def processes(group):
@@ -80,7 +74,7 @@ async def ask_every_worker(group, prefix):
 
 def ids(path):
     """Return the ids of the chats that have a line there."""
-    return [line["request_id"] for line in lines_of(path, "request") if line["model"] is not None]
+    return [line["request_id"] for line in log_lines(path, "request") if line["model"] is not None]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -99,11 +93,11 @@ async def test_after_sighup_every_process_writes_to_the_new_file_and_no_line_is_
         await until(lambda: all_write_to(group, path))
         after = await ask_every_worker(group, "after")
         await until(lambda: len(ids(path)) == len(after))
-        await until(lambda: lines_of(path, "config_reloaded"))
+        await until(lambda: log_lines(path, "config_reloaded"))
 
     assert sorted(ids(old)) == sorted(before + between)
     assert sorted(ids(path)) == sorted(after)
-    assert len(lines_of(path, "config_reloaded")) == 1
+    assert len(log_lines(path, "config_reloaded")) == 1
 
 
 async def test_no_line_is_lost_when_rotation_comes_while_requests_run(tmp_path):
@@ -144,7 +138,7 @@ async def test_a_worker_that_drains_takes_the_new_file_as_well(tmp_path, workers
         running = asyncio.ensure_future(ask(group, "long"))
         await upstream.asked.wait()
         group.send(signal.SIGTERM)
-        await until(lambda: lines_of(path, "draining"))
+        await until(lambda: log_lines(path, "draining"))
         path.rename(tmp_path / "proxy.log.1")
         group.send(signal.SIGHUP)
         await until(lambda: path.exists() and all_write_to(group, path))
@@ -153,7 +147,7 @@ async def test_a_worker_that_drains_takes_the_new_file_as_well(tmp_path, workers
         assert await group.exit_code() == 0
 
     assert ids(path) == ["long"]
-    assert lines_of(path, "shutdown")
+    assert log_lines(path, "shutdown")
 
 
 async def test_a_worker_that_is_born_later_writes_to_the_new_file(tmp_path):
@@ -168,7 +162,7 @@ async def test_a_worker_that_is_born_later_writes_to_the_new_file(tmp_path):
         await ask_every_worker(group, "after")
 
         assert all_write_to(group, path)
-    assert lines_of(path, "worker_exited")
+    assert log_lines(path, "worker_exited")
 
 
 async def test_a_file_that_cannot_be_reopened_leaves_every_process_with_the_old_one(tmp_path):
@@ -177,10 +171,10 @@ async def test_a_file_that_cannot_be_reopened_leaves_every_process_with_the_old_
         path.rename(old)
         path.mkdir()
         group.send(signal.SIGHUP)
-        await until(lambda: len(lines_of(old, "log_reopen_failed")) == 3)
+        await until(lambda: len(log_lines(old, "log_reopen_failed")) == 3)
         asked = await ask_every_worker(group, "after")
         await until(lambda: len(ids(old)) == len(asked))
-        told = {line["pid"] for line in lines_of(old, "log_reopen_failed")}
+        told = {line["pid"] for line in log_lines(old, "log_reopen_failed")}
         assert told == processes(group)
         path.rmdir()
         group.send(signal.SIGHUP)
@@ -192,15 +186,15 @@ async def test_another_path_waits_for_a_restart(tmp_path):
     file.write_text(f"log_file = '{path}'")
     process = await run_proxy("--workers", "2", "--config", str(file), VLLM_BASE="http://127.0.0.1:1", WATCH_CONFIG="0")
     try:
-        await until(lambda: lines_of(path, "startup"))
+        await until(lambda: log_lines(path, "startup"))
         file.write_text(f"log_file = '{tmp_path / 'other.log'}'")
         process.send_signal(signal.SIGHUP)
-        await until(lambda: lines_of(path, "config_reloaded"))
+        await until(lambda: log_lines(path, "config_reloaded"))
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()
 
-    assert lines_of(path, "config_reloaded")[0]["needs_restart"] == ["log_file"]
+    assert log_lines(path, "config_reloaded")[0]["needs_restart"] == ["log_file"]
     assert not (tmp_path / "other.log").exists()
 
 
@@ -214,10 +208,10 @@ async def test_the_share_that_is_logged_is_another_one_after_sighup(tmp_path):
         await ask_every_worker(group, "before")
         file.write_text("log_sample = 1")
         group.send(signal.SIGHUP)
-        await until(lambda: lines_of(path, "config_reloaded"))
+        await until(lambda: log_lines(path, "config_reloaded"))
         async with asyncio.timeout(DEADLINE_S):
             while len(ids(path)) < 2:
                 await ask_every_worker(group, "after")
 
-    assert lines_of(path, "config_reloaded")[0]["changed"] == ["log_sample"]
+    assert log_lines(path, "config_reloaded")[0]["changed"] == ["log_sample"]
     assert {each.partition("-")[0] for each in ids(path)} == {"after"}

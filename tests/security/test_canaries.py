@@ -43,6 +43,7 @@ from tests.fakes import (
     text_stream,
     whole,
 )
+from tests.log import log_lines
 from tests.otlp import Receiver
 from tests.security.canaries import Canaries
 from tests.store.servers import StoreServer, executables
@@ -599,9 +600,7 @@ class Running:
 
     def lines(self, *events: str) -> list[dict[str, Any]]:
         """The lines of the log with one of these events."""
-        text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-        whole_lines = text.rpartition("\n")[0].splitlines()  # a part of one that is being written may be seen
-        return [fields for fields in map(json.loads, whole_lines) if fields["event"] in events]
+        return log_lines(self._log, *events)
 
     async def line(self, *events: str, number: int = 1) -> dict[str, Any]:
         """Wait until there are so many lines with one of these events; return the last of them."""
